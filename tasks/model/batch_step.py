@@ -196,7 +196,7 @@ class BatchStep:
                             until = end = now - 1
                 elif computation.flush is not None:
                     if careful:
-                        yield from self.gathering.of_mailbox(taken - 1)
+                        yield from self.gathering.of_mailbox(taken - 1, end)
                         break
                     if not (yield from self.gathering.add(item)):
                         break

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: All messages of a call are in one commit, and in memory.
 MAX_FLUSH_EVERY = 10_000
 DEFAULT_FLUSH_SECONDS = 1.0
+#: More messages of a mailbox are not read at once, if two calls need no more.
+MANY_READ = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ def element_of(annotation: Any) -> Any:
 
 
 def messages_to_read(computations: Mapping[str, Computation], task: str | None) -> int:
-    """How many messages of a mailbox to read, so that the call of a batch computation is complete, and one sees whether the next is. `task`: of
-    the first message; None: not known. 0: it is for no batch computation."""
+    """How many messages of a mailbox to read, so that some calls of a batch computation are complete. `task`: of the first message; None: not
+    known. 0: it is for no batch computation."""
     likely = computations.values() if task is None else [computations[task]] if task in computations else []
-    return 2 * max((one.flush.every for one in likely if one.flush is not None), default=0)
+    every = max((one.flush.every for one in likely if one.flush is not None), default=0)
+    return max(2 * every, min(5 * every, MANY_READ))

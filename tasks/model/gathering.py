@@ -30,6 +30,8 @@ class Gathering:
         self.step, self.halving, self.gathers = step, halving, gathers
         #: Key → messages of one computation that were met in a batch of the queue and not called yet, oldest first.
         self.pending: dict[str, list[Work]] = {}
+        #: Keys that had a call with `flush_every` messages in this step.
+        self.full: set[str] = set()
         #: The messages that are being called.
         self.called: Sequence[Work] = ()
 
@@ -42,41 +44,45 @@ class Gathering:
             return self.step.boxes.wait_for_turn([item], "gather", flush.seconds if flush.every > 1 else 0.0)
         pending = self.pending.setdefault(key, [])
         pending.append(item)
-        return len(pending) < flush.every or (yield from self.call(self.pending.pop(key)))
+        if len(pending) < flush.every:
+            return True
+        self.full.add(key)
+        return (yield from self.call(self.pending.pop(key)))
 
     def end(self) -> Calls[None]:
-        """The step ends. Messages that were not called wait in their keys' mailboxes for more."""
-        for works in self.pending.values():
+        """The step ends. Messages that were not called wait in their keys' mailboxes for more. Those that lay in the queue with a full call do not:
+        else all later ones would have to pass through the mailbox, while a backlog is worked off."""
+        for key, works in self.pending.items():
             flush = works[0].computation.flush
             assert flush is not None
-            if self.gathers:
+            if self.gathers and key not in self.full:
                 self.step.boxes.wait_for_turn(works, "gather", flush.seconds)
             else:
                 yield from self.call(works)
 
-    def of_mailbox(self, at: int) -> Calls[None]:
-        """Call the messages of a mailbox from the item with this index on. Sets how many items the step takes, and when the next call is due. The
-        step ends then: one call is one commit."""
+    def of_mailbox(self, at: int, until: float) -> Calls[None]:
+        """Call the messages of a mailbox from the item with this index on, as long as they are complete, and `until` this time. Sets how many items the
+        step takes, and when the next call is due."""
         step, out, items = self.step, self.step.out, self.step.items
-        if any(isinstance(one, Work) for one in items[:at]):
-            self.halving, is_due = NOT_HALVED, False
-        else:
-            is_due = True
+        place, length = step.boxes.mailbox_of, step.boxes.mailbox_lengths.get(step.boxes.mailbox_of or "", 0)
+        assert place is not None
+        is_due = not any(isinstance(one, Work) for one in items[:at])
+        self.halving = self.halving if is_due else NOT_HALVED
         works, is_complete = self.leading(at, self.halving.size)
         out.taken = at
-        if is_due or is_complete:
+        while is_due or is_complete:
             if not (yield from self.call(works)):
                 return
-            out.taken = at + len(works)
-            self.halving = self.halving.after(len(works))
-        place = step.boxes.mailbox_of
-        assert place is not None
-        if self.halving.suspects:
-            out.waiting[place] = Waiting("gather", "", works[0].computation.name, None, 1, 0.0, self.halving)
-        elif out.taken < len(items):
-            following, is_complete = self.leading(out.taken)
-            if following and not is_complete and out.taken + len(following) == step.boxes.mailbox_lengths.get(place, 0):
-                step.boxes.wait_for_turn(following, "gather", following[0].computation.flush.seconds)  # type: ignore[union-attr]
+            out.taken += len(works)
+            is_due, self.halving = False, self.halving.after(len(works))
+            if self.halving.suspects:
+                out.waiting[place] = Waiting("gather", "", works[0].computation.name, None, 1, 0.0, self.halving)
+                return
+            works, is_complete = self.leading(out.taken) if out.taken < len(items) else ([], True)
+            if not works or step.replay.share >= 1 or step.rules.clock() > until:
+                return
+        if out.taken + len(works) == length:  # else more are there
+            step.boxes.wait_for_turn(works, "gather", works[0].computation.flush.seconds)  # type: ignore[union-attr]
 
     def leading(self, at: int, limit: int = 0) -> tuple[list[Work], bool]:
         """The messages from this index on that one call gets, and whether it can't get more. `limit`: their largest number, if not as declared.

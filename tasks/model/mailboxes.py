@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Literal
 
-from celery_partitions.model.effects import READY, TURN_REASONS, ParkedKey
+from celery_partitions.model.effects import READY, RUNNING, TURN_REASONS, ParkedKey
 from celery_partitions.model.fairness import EARLY_SECONDS, hot_keys
 from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import DeadLetterItem, Item, Misrouted, PlainTask, UnknownTask, Work
@@ -178,7 +178,7 @@ class Mailboxes:
     def turn_of(self, key: str) -> str | None:
         """Why a key waits for its turn. None: it does not, or for another reason."""
         one = self.out.waiting.get(key) or self.known.get(key)
-        return one.reason if isinstance(one, Waiting | ParkedKey) and one.reason in TURN_REASONS else None
+        return one.reason if isinstance(one, Waiting | ParkedKey) and one.reason in (*TURN_REASONS, RUNNING) else None
 
     def add_dead_letter(self, item: Work, reason: str, error: str, trace: str, attempts: int) -> None:
         headers = item.envelope.headers

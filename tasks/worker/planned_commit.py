@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from celery_partitions.model.deduplication import ids_to_remember
 from celery_partitions.model.effects import (
     READY,
+    RUNNING,
     CountRunning,
     DropDeadLetter,
     Effect,
@@ -92,10 +93,16 @@ def plan_commit(
             effects.append(Unpark(key))
         elif key not in parked:  # the next message was not tried yet: due immediately
             before = owned.parked[key]
+            about = _about(items[outcome.taken :])
             if batch.waited_out and outcome.dead:
                 parked[key] = ParkedKey(now, 1, since=before.since, reason=before.reason)
+            elif before.reason == READY:
+                parked[key] = replace(before, due=now - EARLY_SECONDS, **about)
+            elif before.waits_its_turn:  # nothing has failed, so the mailbox still has no limit
+                reason = before.reason if before.reason == "gather" else RUNNING
+                parked[key] = replace(ParkedKey(now, 1, since=before.since), reason=reason, **about)
             else:
-                parked[key] = ParkedKey(now, 1) if before.reason != READY else replace(before, due=now - EARLY_SECONDS, **_about(items[outcome.taken :]))
+                parked[key] = replace(ParkedKey(now, 1), **about)
             effects.append(PutParkedKey(key, parked[key]))
     elif key is not None and key not in parked and batch.length == 0:
         ended = key

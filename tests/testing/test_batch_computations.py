@@ -80,15 +80,21 @@ KINDS = [(note, {}), (note_later, {}), (note, {"executor": "threads"}), (note, {
 
 
 @pytest.mark.parametrize(("function", "options"), KINDS)
-def test_a_full_batch_is_called_at_once_and_the_rest_after_the_interval(function: Any, options: dict[str, Any]) -> None:
+def test_enough_messages_are_called_at_once_and_others_after_the_interval(function: Any, options: dict[str, Any]) -> None:
     with harness(index(function, **options), partitions=1) as h:
         h.send_many(orders(10))
-        assert CALLS == [[0, 1, 2, 3], [4, 5, 6, 7]]
+        assert CALLS == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+        h.send_many(orders(2, start=10))
         h.advance(seconds=1.9)
-        assert len(CALLS) == 2
+        assert len(CALLS) == 3
         h.advance(seconds=0.2)
-        assert CALLS[2:] == [[8, 9]]
-        assert numbers(h) == list(range(10))
+        assert CALLS[3:] == [[10, 11]]
+        h.send_many(orders(3, start=12))
+        h.send_many(orders(7, start=15))
+        assert CALLS[4:] == [[12, 13, 14, 15], [16, 17, 18, 19]]
+        h.advance(seconds=2.1)
+        assert CALLS[6:] == [[20, 21]]
+        assert numbers(h) == list(range(22))
         assert h.parked == {}
 
 

@@ -82,6 +82,29 @@ def test_all_messages_of_all_keys_are_given_in_order(live: LiveGroup, loop: Loop
 
 
 @KINDS
+@pytest.mark.parametrize("other", [None, one_page], ids=["alone", "mixed"])
+def test_a_backlog_never_fills_a_mailbox(
+    make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch, computation: Computation, other: Computation | None
+) -> None:
+    """The messages of a key that only gathers are healthy, so there is no limit for them."""
+    live = make_live(PARTITIONS=1, PARTITIONS_MAILBOX_MESSAGES=3, PARTITIONS_BATCH_MESSAGES=30)
+    monkeypatch.setenv("REDIS_URL", live.settings.redis_url)
+    batches.recorder.cache_clear()
+    with loop_by_hand(live) as loop:
+        loop.begin_calls()
+        for start in range(0, 300, 20):
+            live.send(computation, pages(18, start=start))
+            live.send(other or computation, pages(2, start=start + 18))
+        until_drained(live, loop)
+        loop.end_calls()
+    batches.recorder().close()
+    batches.recorder.cache_clear()
+    assert live.dead_letters() == []
+    given_numbers = [int(number) for line in given(live) for number in line.split()[1:] if number != "one"]
+    assert given_numbers == list(range(300))
+
+
+@KINDS
 def test_the_message_that_spoils_a_batch_is_found(live: LiveGroup, loop: LoopByHand, computation: Computation) -> None:
     sent = pages(11)
     sent[2].trick = "raises"

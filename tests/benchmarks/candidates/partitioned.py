@@ -41,6 +41,20 @@ def average_price_computing(trade: Trade, state: Average) -> None:
     state.price = averaged(state.price, trade.price)
 
 
+@state_computation(name="average price, batches", state=Average, key=symbol_of, flush_every=100, flush_interval=0.1)
+def average_price_batches(trades: list[Trade], state: Average) -> None:
+    """Up to 100 trades in one call."""
+    for trade in trades:
+        state.price = averaged(state.price, trade.price)
+
+
+@state_computation(name="average price, waiting batches", state=Average, key=symbol_of, flush_every=100, flush_interval=0.1)
+def average_price_waiting_batches(trades: list[Trade], state: Average) -> None:
+    """Like one bulk request for up to 100 trades."""
+    time.sleep(SLOW_SECONDS)
+    average_price_batches(trades, state)
+
+
 @state_computation(name="average price, once", state=Average, key=symbol_of, deduplicate=3600)
 def average_price_once(trade: Trade, state: Average) -> None:
     """Like `average_price`, but every id is looked up and remembered."""
@@ -115,6 +129,8 @@ COMPUTATIONS = {
     "asked": asked,
     "sending": average_price_sending,
     "plain": average_price,
+    "batches": average_price_batches,
+    "waiting-batches": average_price_waiting_batches,
     "once": average_price_once,
     "waiting": average_price_waiting,
     "computing": average_price_computing,

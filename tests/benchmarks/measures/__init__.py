@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.measures import (
+    batches,
     dashboard,
     due,
     duplicates,
@@ -40,6 +41,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "sends": sends.measure,
     "timers": timers.measure,
     "due": due.measure,
+    "batches": batches.measure,
     "duplicates": duplicates.measure,
     "partitioning": partitioning.measure,
     "waiting": waiting.measure,
