@@ -193,10 +193,14 @@ class FileReader:
             return False
 
     def position(self) -> bytes:
+        self.note_fingerprint()
+        return msgspec.json.encode(self.place)
+
+    def note_fingerprint(self) -> None:
+        """Extend the position's fingerprint to what was read, if the file is open."""
         size = min(self.place.offset, FINGERPRINT_BYTES)
         if size > self.place.fingerprinted and self.file is not None:
             self.place.fingerprint, self.place.fingerprinted = self.fingerprint_of(size), size
-        return msgspec.json.encode(self.place)
 
     def wait(self, seconds: float) -> None:
         self.stop.wait(min(seconds, FOLLOW_SECONDS))
@@ -204,5 +208,6 @@ class FileReader:
     def close(self) -> None:
         self._end_seen = None
         if self.file is not None:
+            self.note_fingerprint()  # the position is stored later
             self.file.close()
             self.file = None

@@ -187,8 +187,9 @@ def test_a_source_waits_for_an_unreachable_server(make_ends: Make, server_factor
     assert numbers(live) == list(range(1, 50_001))
 
 
+@pytest.mark.parametrize("follow", [False, True], ids=["read to its end", "followed"])
 @pytest.mark.parametrize("count", [2, 200], ids=["a short file", "one that is longer than its fingerprint"])
-def test_a_new_file_with_the_inode_of_a_deleted_one_is_read_from_its_beginning(make_ends: Make, tmp_path: Path, count: int) -> None:
+def test_a_new_file_with_the_inode_of_a_deleted_one_is_read_from_its_beginning(make_ends: Make, tmp_path: Path, count: int, follow: bool) -> None:
     """Between two runs. Writing over a file keeps its inode, as a file system may do when the file is deleted and created."""
     path = tmp_path / "in.jsonl"
     live = make_ends()
@@ -196,11 +197,11 @@ def test_a_new_file_with_the_inode_of_a_deleted_one_is_read_from_its_beginning(m
 
     def run() -> FileReader:
         with closing(Stop()) as stop:
-            reader = FileReader(live.installation, computation, FileSource(path, follow=True), stop)
+            reader = FileReader(live.installation, computation, FileSource(path, follow=follow), stop)
             leased = LeasedSource(live.installation, computation, reader, stop)
             hold = leased.place.take()
             reader.begin(hold.position, hold.token)
-            while reader.fill(leased.outbox) != "wait":
+            while reader.fill(leased.outbox) not in ("wait", "done"):
                 leased.send(ends=False)
             leased.send(ends=False)
             leased.place.leave()
