@@ -391,12 +391,14 @@ def lost(client: redis.Redis, server: redis.Redis) -> None:
         client.lost(server)
 
 
-def connect_group(settings: Settings, root: str) -> redis.Redis:
-    """A client for a group's keys. Raises `SetupError` for an invalid URL."""
+def connect_group(settings: Settings, root: str, patience_seconds: float | None = None) -> redis.Redis:
+    """A client for a group's keys. `patience_seconds`: how long to wait for one of several servers; None: as for the control server. Raises
+    `SetupError` for an invalid URL."""
     control = connect(settings)
     if not settings.partitions_url:
         return control
-    return Servers(control, servers_url(settings), root, lambda url: connect(of_server(settings, url)))
+    patient = settings if patience_seconds is None else replace(settings, redis_timeout_seconds=min(patience_seconds, settings.redis_timeout_seconds))
+    return Servers(control, servers_url(settings), root, lambda url: connect(of_server(patient, url)))
 
 
 def servers_url(settings: Settings) -> ServersURL:

@@ -87,7 +87,9 @@ class LeaseKeeper(threading.Thread):
         self._patience_seconds = max(PATIENCE_LEASES * settings.lease_seconds, PATIENCE_SECONDS + settings.redis_timeout_seconds)
         #: Since when the loop fails while this thread's own connections work.
         self._failing_since: float | None = None
-        self.client, self.clock = connect_group(settings, names.root) if client is None else client, clock
+        # One silent server among several must not cost the leases on the others.
+        patience = settings.lease_seconds / (RENEWALS_PER_LEASE + 1)
+        self.client, self.clock = connect_group(settings, names.root, patience) if client is None else client, clock
         #: Set to make the thread end, and by the thread when it ends.
         self.ending, self.ended = make_event(), make_event()
         self._lost_since: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,8 @@ from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
 PARTITIONS = 6
-ENV = {"PARTITIONS": PARTITIONS, "PARTITIONS_LEASE_SECONDS": 2, "PARTITIONS_REDIS_TIMEOUT_SECONDS": 3}
+LEASE_SECONDS = 2
+ENV = {"PARTITIONS": PARTITIONS, "PARTITIONS_LEASE_SECONDS": LEASE_SECONDS, "PARTITIONS_REDIS_TIMEOUT_SECONDS": 3}
 SOURCES, COUNT = 4, 400
 
 
@@ -126,6 +128,28 @@ def test_a_server_is_away_and_what_is_sent_to_it_waits(make_live: Callable[[Redi
         place[target].start()
         wait_until(lambda: sent_on(live, target), PATIENCE_SECONDS, message="what was sent to the server did not arrive")
         assert live.numbers_of(sell, target) == list(range(50))
+
+
+def test_a_silent_server_costs_no_lease_on_the_others(make_live: Callable[[RedisCluster], LiveGroup]) -> None:
+    with RedisCluster() as cluster:
+        live = make_live(cluster)
+        live.start_workers(2)
+        silent = cluster.primaries[0]
+        keys = [f"key-{number}" for number in range(30)]
+        others = [key for key in keys if not live.client.address(live.names.queue(str(live.group.topology.partition_of(key)))).endswith(f":{silent.port}")]
+        live.send(record, [Step(key, 1) for key in keys])
+        wait_until(lambda: all(live.numbers_of(record, key) == [1] for key in keys), PATIENCE_SECONDS)
+        silent.pause()
+        number, until = 2, time.monotonic() + 3 * LEASE_SECONDS
+        while time.monotonic() < until:
+            number += 1
+            live.send(record, [Step(key, number) for key in others])
+            wait_until(lambda number=number: all(live.numbers_of(record, key)[-1] == number for key in others), PATIENCE_SECONDS)
+        silent.resume()
+        for key in set(keys) - set(others):
+            wait_until(lambda key=key: sent(live, Step(key, 2)), PATIENCE_SECONDS)
+        wait_until(lambda: all(live.numbers_of(record, key)[-1] in (2, number) for key in keys), PATIENCE_SECONDS)
+        assert not any(one.takeovers for one in read_overview(live.group).partitions)
 
 
 def sent_on(live: LiveGroup, target: str) -> bool:
