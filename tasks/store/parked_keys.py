@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import redis
@@ -99,8 +99,16 @@ def mailbox_lengths(client: redis.Redis, names: Names, partition: str, keys: Ite
     with client.pipeline(transaction=False) as pipe:
         for key in wanted:
             pipe.llen(cast(str, names.mailbox(partition, key)))
-        lengths = pipe.execute(raise_on_error=False)
+        lengths = _known(pipe.execute(raise_on_error=False))
     return {key: length if isinstance(length, int) else 0 for key, length in zip(wanted, lengths, strict=True)}
+
+
+def _known(answers: list[Any]) -> list[Any]:
+    """The answers, with errors about a mailbox of another type. Raises any other error: an answer that is not known is no empty mailbox."""
+    for answer in answers:
+        if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
+            raise answer
+    return answers
 
 
 def read_mailbox(client: redis.Redis, names: Names, partition: str, key: str, limit: int) -> tuple[list[bytes], int]:
@@ -121,11 +129,9 @@ def read_mailboxes(
         for key in wanted:
             pipe.lrange(cast(str, names.mailbox(partition, key)), -limit, -1)
             pipe.llen(cast(str, names.mailbox(partition, key)))
-        answers = iter(pipe.execute(raise_on_error=False))
+        answers = iter(_known(pipe.execute(raise_on_error=False)))
     found = {}
     for key in wanted:
         raws, length = next(answers), next(answers)
-        if isinstance(raws, Exception) and not str(raws).startswith("WRONGTYPE"):
-            raise raws
         found[key] = (raws[::-1], length) if isinstance(raws, list) else ([], 0)
     return found

@@ -10,6 +10,7 @@ import redis
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
+from celery_partitions.store.parked_keys import mailbox_lengths, read_mailboxes
 from celery_partitions.store.sources import hold_source, push_from_source
 from tests.store.declared import commit_of, fill, queued
 
@@ -49,3 +50,15 @@ def test_a_push_of_a_source(client: redis.Redis, names: Names, worker: redis.Red
     assert push_from_source(worker, names.source("numbers"), token, 0, b"1", pushed) == ("wrongtype", "another")
     assert client.exists("partition.0", "another") == 0
     assert push_from_source(worker, names.source("numbers"), token, 0, b"1", pushed[:1]) == ("ok", "")
+
+
+def test_a_mailbox_that_cannot_be_read_does_not_count_as_empty(client: redis.Redis, names: Names, worker: redis.Redis) -> None:
+    """Its key would go on without the messages in it."""
+    client.lpush(names.mailbox("2", "k"), b"m")
+    assert mailbox_lengths(worker, names, "2", ["k"]) == {"k": 1}
+    assert read_mailboxes(worker, names, "2", ["k"], 5) == {"k": ([b"m"], 1)}
+    client.execute_command("ACL", "SETUSER", "worker", "-llen")
+    with pytest.raises(redis.ResponseError):
+        mailbox_lengths(worker, names, "2", ["k"])
+    with pytest.raises(redis.ResponseError):
+        read_mailboxes(worker, names, "2", ["k"], 5)
