@@ -38,10 +38,13 @@ during_call: list[Callable[[str, int], float]] = [lambda what, number: 0.0]
 
 async def apply(deed: Deed, state: Sequence) -> None:
     """The call of a computation that waits, before and after it changes its state."""
-    await asyncio.sleep(during_call[0]("begin", deed.number))
-    state.numbers.append(deed.number)
-    await asyncio.sleep(during_call[0]("", deed.number))
-    during_call[0]("end", deed.number)
+    seconds = during_call[0]("begin", deed.number)
+    try:
+        await asyncio.sleep(seconds)
+        state.numbers.append(deed.number)
+        await asyncio.sleep(during_call[0]("", deed.number))
+    finally:
+        during_call[0]("end", deed.number)
 
 
 @contextmanager
@@ -126,6 +129,8 @@ class Calls(CallThread):
     def die(self) -> None:
         """The process is killed. Python would end its coroutines one after the other, and complain about them."""
         self._stopping._value = True  # type: ignore[attr-defined]
+        for handle in self._loop._ready:  # type: ignore[attr-defined]
+            handle.cancel()
         for task in asyncio.all_tasks(self._loop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             with suppress(ValueError, RuntimeError):  # the one that killed the process is still executing

@@ -88,18 +88,17 @@ class Faults(Operators):
 
     def during_call(self, what: str, number: int) -> float:
         """Called in a call outside of the loop: as `during`, and the judge sees when the call begins and ends. Returns how long it takes."""
-        self.world.check_alive()
         process = self.world.who()
         if what:
             self.judge.called(what, process, number)
+        if what == "end":
+            return 0.0
+        self.world.check_alive()
         if number in self.poison_messages:
             self.log(f"{process} is killed by {number}", "poison")
             self.world.die()
-        if what:
-            return self.call_random.choice(self.call_seconds) if what == "begin" else 0.0
-        if self.stormy and self.random.random() < self.raise_rate:
+        if not what and self.stormy and self.random.random() < self.raise_rate:
             self.world.note("%-9s raises at %d", process, number)
-            self.judge.called("end", process, number)
             raise ValueError(f"{number} fails on purpose")
         return self.call_random.choice(self.call_seconds)
 
