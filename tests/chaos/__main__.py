@@ -30,6 +30,9 @@ from tests.chaos.verdict import Found, Violation, judge
 from tests.faults.engines import BREAKS, BREAKS_OF_OUTPUTS
 from tests.support.environment import clear_environment
 
+#: In longer runs the server forgets commands that no longer matter.
+LONG_SECONDS = 300.0
+
 
 class Run:
     """One run on a prepared stage, up to the verdict."""
@@ -120,7 +123,7 @@ def main() -> int:
 
     print(f"chaos for {options.seconds:g} s; repeat with: make chaos SECONDS={options.seconds:g} SEED={seed}", flush=True)
     engine = {"BROKEN_ENGINE": options.broken} if options.broken else {}
-    with tempfile.TemporaryDirectory(prefix="chaos-") as directory, Stage(Path(directory), seed, engine) as stage:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as directory, Stage(Path(directory), seed, engine, keeps_all=options.seconds <= LONG_SECONDS) as stage:
         run = Run(stage, seed, options.seconds)
         try:
             violations = run.judge()

@@ -64,11 +64,12 @@ class Stage:
     """As a context manager: everything runs inside the block and is removed at its end. Its files are in `directory`.
 
     The server acknowledges only what is on its disk, and keeps every command it ever received: the whole history of a
-    failed run. `engine`: more environment variables for the workers, which `tests.faults.engines` reads.
+    failed run, unless it is told not to (`keeps_all`): reading that takes a server minutes after a long run. `engine`: more environment variables
+    for the workers, which `tests.faults.engines` reads.
     """
 
-    def __init__(self, directory: Path, seed: int, engine: Mapping[str, str]) -> None:
-        self.directory, self.seed, self.engine = directory, seed, engine
+    def __init__(self, directory: Path, seed: int, engine: Mapping[str, str], *, keeps_all: bool = True) -> None:
+        self.directory, self.seed, self.engine, self.keeps_all = directory, seed, engine, keeps_all
         self.notes, self.records = directory / "notes", directory / "records"
         self.workers: dict[int, WorkerProcess] = {}
         #: Workers that a message killed and that were replaced.
@@ -84,7 +85,7 @@ class Stage:
         enter = self._stack.enter_context
         try:
             self.server = enter(
-                RedisServer(appendonly=True, appendfsync="always", config={"auto-aof-rewrite-percentage": "0"})
+                RedisServer(appendonly=True, appendfsync="always", config={"auto-aof-rewrite-percentage": "0" if self.keeps_all else "100"})
             )
             self.lines = [enter(Proxy(self.server.host, self.server.port)) for _ in range(LINES)]
             self.producers_line = enter(Proxy(self.server.host, self.server.port))

@@ -131,9 +131,6 @@ class Operators(Producers):
 
     def some_place(self) -> Place | None:
         places = sorted(place for place in self.judge.applied if place[1] in self.keys)
-        if self.weights["edit"] > 100:  # the focus: states whose calls are running, if there are any
-            running = {("waits", key) for _, key in self.judge.running}
-            places = [place for place in places if place in running] or places
         return self.random.choice(places) if places else None
 
     def resize(self) -> None:
