@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import StateError
 from celery_partitions.model.keys import key_bytes, normalize_key
 from celery_partitions.model.schedules import describe_schedule
-from celery_partitions.model.timers import NO_TIMERS, Entries, TimerEntry
+from celery_partitions.model.timers import NO_TIMERS, Entries, TimerEntry, key_of_alarm
 from celery_partitions.store.states import StateReader
 
 
@@ -56,6 +56,48 @@ def timers_of(states: StateReader, computations: Iterable[Computation], key: obj
             pipe.hget(states.names.states(partition, one.name), cast(str, key_bytes(spelled)))
         records = pipe.execute()
     return [timer for one, stored in zip(wanted, records, strict=True) for timer in timers_in(states, one, stored)]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionTimer:
+    """A timer of a partition, with its key. A timer that is moved often may ring before it is due, and then rings again."""
+
+    key: str
+    timer: KeyTimer
+    #: When the partition wakes up for it, in seconds since the epoch: when it is due, or before.
+    rings: float
+
+
+def timers_in_partition(
+    states: StateReader, computations: Mapping[str, Computation], partition: str, start: int = 0, limit: int = 100
+) -> tuple[list[PartitionTimer], int | None]:
+    """The timers of a partition, those that ring first first, and where to go on; None at the end. `computations`: by task name.
+
+    `start` and `limit` count delayed messages and timers together, also those that were cancelled, so it may return fewer. Unpickles and verifies
+    nothing. Leaves out what a task that this process does not know has set.
+    """
+    names, found = states.names, []
+    entries: Any = states.client.zrange(names.delayed(partition), start, start + limit, withscores=True)
+    for entry, rings in entries[:limit]:
+        key = key_of_alarm(entry)
+        handler = None if key is None else computations.get(msgspec.json.decode(entry[1 : entry.index(b"\n")]))
+        if key is not None and handler is not None and handler.owner is not None:
+            found.append((key, handler, handler.owner, rings / 1000))
+    with states.client.pipeline(transaction=False) as pipe:
+        for key, _, owner, _ in found:
+            for name in (*owner.formerly, owner.name):
+                pipe.hget(names.states(partition, name), cast(str, key_bytes(key)))
+        records = iter(pipe.execute(raise_on_error=False))
+    timers = []
+    for key, handler, owner, rings in found:
+        stored = [one for one in (next(records) for _ in (*owner.formerly, owner.name)) if isinstance(one, bytes)]
+        try:
+            entry = (states.codec.timers(stored[-1]) or NO_TIMERS).get(handler.timer) if stored else None
+        except StateError:
+            entry = None
+        if entry is not None:
+            timers.append(PartitionTimer(key, KeyTimer.of(owner, handler.timer, entry), rings))
+    return timers, start + limit if len(entries) > limit else None
 
 
 def cancel_timer(editor: StateEditor, seen: SeenState, name: str, *, by: str) -> Answer:

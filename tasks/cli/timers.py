@@ -1,4 +1,4 @@
-"""`partitions timers`: the timers of a key."""
+"""`partitions timers`: the timers of a key or a partition."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ import click
 
 from celery_partitions.admin.documents import json_key
 from celery_partitions.admin.state_json import text_of
-from celery_partitions.admin.timers import cancel_timer, timers_of
+from celery_partitions.admin.timers import KeyTimer, cancel_timer, timers_in_partition, timers_of
 from celery_partitions.cli.context import (
     base64_option,
     confirm,
     installation_in,
-    key_argument,
     shown_key,
     typed_key,
     who,
     yes_option,
 )
 from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.runtime.installation import Installation
+
+COLUMNS = ("computation", "timer", "due", "repeats", "message")
 
 
-@click.command(short_help="Show the timers of a key, or cancel one.")
-@key_argument
+@click.command(short_help="Show the timers of a key or a partition, or cancel one.")
+@click.argument("key", metavar="[KEY]", required=False)
+@click.option("--partition", type=click.IntRange(0), metavar="N", help="The timers of all keys of partition N, those that are due first first.")
+@click.option("--start", type=click.IntRange(0), default=0, metavar="N", help="With --partition: skip the first N delayed messages and timers.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, metavar="N", help="With --partition: look at N of them.  [default: 100]")
 @click.option("--cancel", metavar="NAME", help="Cancel the timer of this name; asks first.")
 @click.option("--computation", metavar="NAME", help="Only timers of this computation.")
 @base64_option
@@ -33,13 +38,27 @@ from celery_partitions.cli.output import json_option, print_json, print_table, r
 @click.pass_context
 @refusals
 def timers(
-    context: click.Context, key: str, cancel: str | None, computation: str | None, in_base64: bool, yes: bool, as_json: bool
+    context: click.Context,
+    key: str | None,
+    partition: int | None,
+    start: int,
+    limit: int,
+    cancel: str | None,
+    computation: str | None,
+    in_base64: bool,
+    yes: bool,
+    as_json: bool,
 ) -> None:
-    """Show when the timers of KEY are due (UTC), in the computations of this app.
+    """Show when the timers of KEY, or of a partition, are due (UTC), in the computations of this app.
 
     A cancelled timer does not fire, also if its message is on the queue already. The audit records who cancelled it.
     """
     installation = installation_in(context)
+    if (key is None) == (partition is None) or (partition is not None and cancel is not None):
+        raise click.UsageError("name a KEY, or --partition without --cancel")
+    if key is None:
+        _show_partition(installation, str(partition), start, limit, computation, as_json)
+        return
     spelled, group = typed_key(key, in_base64), installation.group
     wanted = [one for name, one in sorted(installation.computations.items()) if computation in (None, name)]
     found = timers_of(group.states, wanted, spelled)
@@ -47,11 +66,7 @@ def timers(
         if as_json:
             print_json([{**asdict(one), **json_key(spelled)} for one in found])
         else:
-            rows = [
-                (one.computation, one.name or "(expiry)", f"{datetime.fromtimestamp(one.due, UTC):%Y-%m-%d %H:%M:%S}", one.repeats or "", text_of(one.message))
-                for one in found
-            ]
-            print_table(("computation", "timer", "due", "repeats", "message"), rows)
+            print_table(COLUMNS, [_row(one) for one in found])
         return
     chosen = [one for one in found if one.name == cancel]
     if len(chosen) != 1:
@@ -66,3 +81,21 @@ def timers(
         print_json({"computation": timer.computation, **json_key(spelled), "cancelled": cancel})
     else:
         click.echo(f"the timer {cancel!r} of {timer.computation!r} is cancelled for {shown_key(spelled)!r}")
+
+
+def _row(one: KeyTimer) -> tuple[str, ...]:
+    return one.computation, one.name or "(expiry)", f"{datetime.fromtimestamp(one.due, UTC):%Y-%m-%d %H:%M:%S}", one.repeats or "", text_of(one.message)
+
+
+def _show_partition(installation: Installation, partition: str, start: int, limit: int, computation: str | None, as_json: bool) -> None:
+    group = installation.group
+    if int(partition) >= group.topology.served:
+        raise click.BadParameter(f"there are {group.topology.served} partitions, numbered from 0", param_hint="--partition")
+    found, following = timers_in_partition(group.states, installation.by_task, partition, start, limit)
+    found = [one for one in found if computation in (None, one.timer.computation)]
+    if as_json:
+        print_json({"timers": [{**json_key(one.key), **asdict(one.timer), "rings": one.rings} for one in found], "next": following})
+        return
+    print_table(("key", *COLUMNS), [(shown_key(one.key), *_row(one.timer)) for one in found])
+    if following is not None:
+        click.echo(f"There is more: --start {following}")

@@ -41,7 +41,7 @@ class Attention(Api):
 
 
 class Partition(Api):
-    """GET /api/partitions/PARTITION: its row, parked keys, oldest messages, last 20 commits, hottest and largest keys."""
+    """GET /api/partitions/PARTITION: its row, parked keys, oldest messages, last 20 commits, next timers, hottest and largest keys."""
 
     @authenticated
     async def get(self, partition: str) -> None:

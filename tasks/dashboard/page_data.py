@@ -14,7 +14,7 @@ from celery_partitions.admin.documents import json_key, json_message, json_parke
 from celery_partitions.admin.hot_keys import oldest_of
 from celery_partitions.admin.overview_json import row_of
 from celery_partitions.admin.state_json import plain_value
-from celery_partitions.admin.timers import timers_in
+from celery_partitions.admin.timers import timers_in, timers_in_partition
 from celery_partitions.admin.watcher import Watcher
 from celery_partitions.dashboard.tree import tree_of
 from celery_partitions.model.keys import key_bytes, key_text
@@ -35,6 +35,8 @@ SAMPLED_STATES = 500
 MAX_STATE_BYTES = 500_000
 MAX_KEYS = 10
 MAX_PARKED = 100
+#: How many of a partition's next delayed messages and timers are looked at.
+MAX_TIMERS = 50
 
 
 def look_at_partition(watch: Watcher, installation: Installation, partition: str) -> dict[str, Any]:
@@ -55,10 +57,17 @@ def look_at_partition(watch: Watcher, installation: Installation, partition: str
             for (name, key), count in counts.most_common(MAX_KEYS)
         ],
         "largest": largest_states(installation, partition),
+        "timers": [] if partition == INGRESS else timers_json(installation, partition),
         "parked_keys": [json_parked(one) for one in sorted(parked, key=lambda one: one.since)],
         "messages": [_with_key(raw, installation) for raw in raws[:MAX_MESSAGES]],
         "commits": [msgspec.structs.asdict(one) for one in read_recent_commits(group.client, group.names, partition)],
     }
+
+
+def timers_json(installation: Installation, partition: str) -> list[dict[str, Any]]:
+    """The timers of a partition that are due next, as far as they are among the first delayed messages."""
+    found, _ = timers_in_partition(installation.group.states, installation.by_task, partition, limit=MAX_TIMERS)
+    return [{**json_key(one.key), **asdict(one.timer)} for one in found]
 
 
 def largest_states(installation: Installation, partition: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import redis
 from celery_partitions import Timer, key_extractor, state_computation
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.schedules import schedule_of
-from celery_partitions.model.timers import Entries, TimerEntry
+from celery_partitions.model.timers import Entries, TimerEntry, alarm_entry
 from celery_partitions.store.codec import StateCodec
 from tests.cli.conftest import Run
 
@@ -64,6 +64,24 @@ def test_the_timers_of_a_key_are_shown(run: Run, ann: None) -> None:
     assert "2030-03-17 17:46:40" in text and "(expiry)" in text
     assert "\x1b" not in text
     assert json.loads(run("timers", "bob", "--json").stdout) == []
+
+
+def test_the_timers_of_a_partition_come_in_pages(run: Run, client: redis.Redis, ann: None) -> None:
+    partition = partition_of("ann", 4)
+    expiry, bell, hourly = (one.name for one in (ring.computation.handlers[name] for name in ("", "bell", "hourly")))
+    alarms = {alarm_entry(bell, "ann"): DUE, alarm_entry(bell, "gone"): DUE, alarm_entry(hourly, "ann"): DUE + 1, alarm_entry(expiry, "ann"): DUE + 2}
+    client.zadd(f"{{partition.{partition}}}:delayed", {**alarms, alarm_entry("unknown @ x", "ann"): DUE + 3, b"0.0:{}": DUE + 4})  # type: ignore[dict-item]
+    words = ("timers", "--partition", str(partition))
+    first = json.loads(run(*words, "--json", "--limit", "3").stdout)
+    assert ([(one["name"], one["key"], one["due"]) for one in first["timers"]], first["next"]) == (
+        [("bell", "ann", DUE / 1000), ("hourly", "ann", DUE / 1000 + 1)], 3,
+    )  # fmt: skip
+    second = json.loads(run(*words, "--json", "--start", "3").stdout)
+    assert ([one["name"] for one in second["timers"]], second["next"]) == ([""], None)
+    text = run(*words, "--limit", "4").stdout
+    assert "(expiry)" in text and "There is more: --start 4" in text
+    for wrong in (("timers",), ("timers", "ann", "--partition", "0"), ("timers", "--partition", "0", "--cancel", "bell"), ("timers", "--partition", "9")):
+        assert run(*wrong).exit_code == 2
 
 
 def test_a_timer_is_cancelled_and_the_others_stay(run: Run, ann: None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from celery_partitions import key_extractor, state_computation
+from celery_partitions import Timer, key_extractor, state_computation
 
 
 @dataclass
@@ -27,3 +27,7 @@ def account_of(payment: Payment) -> str:
 @state_computation("tests.dashboard: pay", state=Account, key=account_of)
 def pay(payment: Payment, state: Account) -> None:
     state.balance += payment.amount
+
+
+@pay.on_timer("remind")
+def remind(timer: Timer, state: Account) -> None: ...

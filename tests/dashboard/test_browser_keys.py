@@ -8,10 +8,11 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
+from celery_partitions.model.timers import Entries, TimerEntry
 from tests.dashboard.conftest import LOGIN, Visiting
 from tests.dashboard.trouble import account, balance, dead_letters_of, hold, partition_of_queue, wait_balance
 from tests.fundamentals.live import LiveGroup
-from tests.support.applications.accounts import Payment, deliver, pay
+from tests.support.applications.accounts import Account, Payment, deliver, pay
 from tests.support.browser import PHONE
 
 ME = LOGIN.partition(":")[0]
@@ -103,6 +104,22 @@ def test_a_state_is_edited_reviewed_and_audited(visit: Visiting, live: LiveGroup
     assert (record.who, record.detail["key"]) == (ME, key)
     live.send(pay, [Payment(key, 1)])
     wait_balance(live, pay, key, 5001)
+
+
+def test_a_timer_is_cancelled(visit: Visiting, live: LiveGroup, key: str) -> None:
+    due = 4_000_000_000_000
+    record = live.group.codec.dump(pay.computation, key, Account(), Entries({"bell": TimerEntry(due, due), "digest": TimerEntry(due, due)}))
+    live.client.hset(live.names.states(str(partition_of_queue(live, key)), "pay"), key, record)  # type: ignore[arg-type]
+    page = visit(size=PHONE).open(page_of(key))
+    page.get_by_role("button", name="Cancel the timer bell in pay").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"Cancel the timer bell of {key} in pay?")
+    dialog.get_by_role("button", name="Cancel the timer").click()
+    expect(dialog).to_be_hidden()
+    expect(page.get_by_role("button", name="Cancel the timer bell in pay")).to_be_hidden()
+    expect(page.get_by_role("button", name="Cancel the timer digest in pay")).to_be_visible()
+    (record_of_it,) = live.group.audit.last(1)
+    assert (record_of_it.who, record_of_it.what, record_of_it.detail["timer"]) == (ME, "cancel timer", "bell")
 
 
 def test_a_value_that_does_not_fit_the_class_is_refused_with_its_path(visit: Visiting, live: LiveGroup, key: str) -> None:

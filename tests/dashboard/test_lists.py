@@ -8,13 +8,14 @@ import pytest
 
 from celery_partitions.admin.timeline import WHYS
 from celery_partitions.model.effects import TURN_REASONS
+from celery_partitions.model.timers import Entries, TimerEntry, alarm_entry
 from celery_partitions.store.history import add_points
 from celery_partitions.store.leases import balance
 from celery_partitions.store.measurements import add_measurements
 from celery_partitions.store.names import Names
 from celery_partitions.store.telemetry import ComputationMeasurements, LastError
 from celery_partitions.store.worker_reports import WorkerReport, dump_report
-from tests.dashboard.declared import pay
+from tests.dashboard.declared import Account, pay
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
 from tests.dashboard.serving import filled, make_app, served, shop
@@ -158,6 +159,16 @@ def test_workers_with_code_memory_and_calls(served: Served, filled: Filled) -> N
     assert len(worker["queues"]) == 5
     assert found["versions"] == 1
     assert "abcd" in served.ask("/partitions/workers").text
+
+
+def test_the_next_timers_of_a_partition(served: Served, filled: Filled) -> None:
+    due = 4_000_000_000_000
+    filled.stored("bob", filled.group.codec.dump(pay.computation, "bob", Account(), Entries(remind=TimerEntry(due, due - 1))))
+    partition = filled.partition("bob")
+    filled.client.zadd(filled.names.delayed(partition), {alarm_entry(f"{pay.name} @ remind", "bob"): due - 1})
+    (timer,) = served.ask(f"/api/partitions/{partition}").json["timers"]
+    assert (timer["key"], timer["name"], timer["computation"], timer["due"]) == ("bob", "remind", pay.name, due / 1000)
+    assert "Next timers" in served.ask(f"/partition/{partition}").text
 
 
 def test_the_versions_of_states_and_code(served: Served, filled: Filled) -> None:
