@@ -9,6 +9,7 @@ meanwhile: the export has the messages that were there at the beginning.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ from celery_partitions.store.topology import read_topology
 PAGE = 1000
 #: A paused partition changes at most until its current batch ends. More changes than this have another cause.
 TRIES = 20
+#: How long the workers may take to send on what commits have for other servers, and how often to look.
+OUTBOX_SECONDS, LOOK_SECONDS = 60.0, 0.2
 #: Fields of meta that belong to the running partition and are not exported.
 _NOT_EXPORTED = ("edit_version", "to_isolate", "token", "holder", "since", "takeovers", "beside_until")
 AGES: tuple[Literal["young", "old"], ...] = ("young", "old")
@@ -70,8 +73,9 @@ class Exporter:
 
         `pause_all` pauses all partitions while the file is written, so that the snapshot is consistent across them. A pipeline needs
         that, because its messages move between partitions. Without it, a message forwarded meanwhile may be in the file twice. The
-        ingress is read first, so that no message is missing.
+        ingress is read first, so that no message is missing. On several servers it always pauses them, and waits until their outboxes are empty.
         """
+        pause_all = pause_all or self.names.is_spread
         topology = read_topology(self.client, self.names, self.partitions)
         if topology.former is not None:
             raise SetupError("a resize is not finished, so messages are on their way between partitions. Export when `partitions resize --status` says that none is under way")
@@ -102,10 +106,26 @@ class Exporter:
         mine = pause(self.client, self.names, partitions, by=self.by, whose=EXPORT) if partitions else []
         self.paused += mine
         try:
+            if self.names.is_spread:
+                self._wait_for_outboxes(partitions)
             yield
         finally:
             if mine:
                 resume(self.client, self.names, mine, by=self.by, whose=EXPORT)
+
+    def _wait_for_outboxes(self, partitions: list[str]) -> None:
+        """Wait until the workers have sent on what commits have for other servers."""
+        deadline = time.monotonic() + OUTBOX_SECONDS
+        while True:
+            with self.client.pipeline(transaction=False) as pipe:
+                for partition in partitions:
+                    pipe.llen(self.names.outbox(partition))
+                left = [self.names.queue_name(partition) for partition, count in zip(partitions, pipe.execute(), strict=True) if count]
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                raise SetupError(f"messages of {', '.join(left)} are still on their way to other servers; nothing was exported. Workers send them: start one, or see its log")
+            time.sleep(LOOK_SECONDS)
 
     def _write_policies(self, stream: BinaryIO) -> int:
         rows = cast(dict[bytes, bytes], self.client.hgetall(self.names.policies))

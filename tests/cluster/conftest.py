@@ -60,6 +60,11 @@ def app(make_app: MakeApp, shared: LiveGroup) -> Celery:
 @pytest.fixture
 def run(app: Celery) -> Callable[..., Result]:
     """Run a command. Any exception but an exit code fails the test."""
+    return invoke(app)
+
+
+def invoke(app: Celery) -> Callable[..., Result]:
+    """A function that runs a command for an app."""
 
     def run(*words: str, stdin: str | None = None) -> Result:
         result = CliRunner().invoke(partitions, words, input=stdin, obj=SimpleNamespace(app=app))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from celery import Celery
 from click.testing import Result
@@ -11,10 +13,15 @@ from click.testing import Result
 from celery_partitions import aclose
 from celery_partitions.admin.overview import read_overview
 from celery_partitions.admin.pause import pause, resume
+from celery_partitions.runtime.registry import current_group
 from celery_partitions.store.servers import Servers
+from tests.cluster.conftest import invoke
 from tests.fundamentals.application import Attempt, Step, fail, record
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
+from tests.producer.conftest import MakeApp
+from tests.support.cluster import RedisCluster
 from tests.support.coroutines import run_apart
+from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
 Run = Callable[..., Result]
@@ -86,6 +93,27 @@ def test_a_paused_partition_waits_and_a_resumed_one_continues(shared: LiveGroup,
     assert resume(client, names, every, by="test") == every
     wait_for(shared, key, [1])
     assert [one.what for one in shared.group.audit.last(1)] == ["resume"]
+
+
+def test_an_export_of_a_cluster_goes_into_one_server_and_back(
+    shared: LiveGroup, cluster: RedisCluster, run: Run, make_app: MakeApp, key: str, tmp_path: Path
+) -> None:
+    record.send_many([Step(key, 1)])
+    wait_for(shared, key, [1])
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run("export", str(first), "--yes").exit_code == 0
+    with RedisServer() as one, RedisServer() as control:
+        settings = replace(shared.settings, redis_url=one.url(), partitions_url="")
+        there = invoke(make_app(one.url(), settings))
+        assert there("import", str(first), "--yes").exit_code == 0
+        assert record.state(key).numbers == [1]
+        assert there("export", str(second), "--yes").exit_code == 0
+        back = invoke(make_app(control.url(), replace(shared.settings, redis_url=control.url(), group="imported")))
+        assert back("import", str(second), "--yes").exit_code == 0
+        assert record.state(key).numbers == [1]
+        assert back("import", str(second), "--replace", "--yes").exit_code == 0
+        assert record.state(key).numbers == [1]
+        assert {row.server for row in current_group().status()} == {"", *(f"{server.host}:{server.port}" for server in cluster.primaries)}
 
 
 def test_resize_is_refused(shared: LiveGroup, run: Run) -> None:
