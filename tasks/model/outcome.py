@@ -187,6 +187,8 @@ class Outcome(msgspec.Struct):
     answered: bool = False
     #: Further effects of the commit, in this order.
     effects: list[MoreEffects] = msgspec.field(default_factory=list)
+    #: It is one message that was applied: of what `absorb` adds, only states, outputs and times are set.
+    is_short: bool = False
     #: The next message is a plain Celery task. The worker runs it, then continues.
     plain_task: PlainTask | None = None
 
@@ -201,7 +203,17 @@ class Outcome(msgspec.Struct):
         `taken`, which counts the messages of the queue."""
         for computation, states in one.states.items():
             self.states.setdefault(computation, {}).update(states)
-        self.versions.update(one.versions)
+        self.ends += [self.ended] * (len(self.done) - len(self.ends)) + [one.ended] * len(one.done)
+        self.done += one.done
+        self.began += one.began
+        self.ended = max(self.ended, one.ended)
+        if one.emitted or one.outputs:
+            self.emitted += one.emitted
+            self.outputs += one.outputs
+        if one.versions:
+            self.versions.update(one.versions)
+        if one.is_short:
+            return
         for number, raws in one.forwarded.items():
             self.forwarded.setdefault(number, []).extend(raws)
         for number, raws in one.followed.items():
@@ -212,14 +224,8 @@ class Outcome(msgspec.Struct):
         self.parked.update(one.parked)
         self.waiting.update(one.waiting)
         self.pause = self.pause or one.pause
-        self.ends += [self.ended] * (len(self.done) - len(self.ends)) + [one.ended] * len(one.done)
-        self.done += one.done
-        self.began += one.began
         self.failures += one.failures
-        self.emitted += one.emitted
-        self.outputs += one.outputs
         self.together += one.together
-        self.ended = max(self.ended, one.ended)
         self.answered = self.answered or one.answered
 
     def outputs_of(self, work: Work) -> list[Emission]:

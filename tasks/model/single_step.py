@@ -50,7 +50,7 @@ class SingleStep:
     def outcome(self) -> Outcome | None:
         """The outcome of a call that returned. None: the state can't be pickled, and the machine must decide."""
         computation, item = self.call.computation, self.call.item
-        out = Outcome(taken=1, done=[item], began=[self._began])
+        out = Outcome(taken=1, done=[item], began=[self._began], is_short=True)
         if computation.state is not None:
             slot, key = self._states[computation.name][item.key], item.key
             assert type(slot) is Slot
@@ -63,6 +63,8 @@ class SingleStep:
                 return None
             if after != slot.stored:
                 out.states[computation.name] = {key: after}
+                if computation.state.is_versioned:
+                    out.versions[computation.name] = computation.state.version
         if self.outbox.sent:
             out.emitted.extend(self.outbox.sent[id(item)])
             out.outputs = [self.outbox.sent]

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -244,18 +244,21 @@ class CallThread(threading.Thread):
                 del self._tasks[place]
             self._begin_next(stage_calls)
 
-    async def _call(self, run: KeyRun, items: Sequence[Item], rules: StepRules, is_first: bool) -> Outcome:
+    def _call(self, run: KeyRun, items: Sequence[Item], rules: StepRules, is_first: bool) -> Awaitable[Outcome]:
         """Process one message, or those of one call of a batch computation. Its states are pickled, so that a failure of the next one rolls back to
         here without calling this one again."""
         item = items[0]
         attempt, failed, waited_out = (run.attempt, run.failed, run.waited_out) if is_first else (1, None, False)
         waited = is_first and run.waited
         self.context.enter(item, attempt)
-        if self.traced is None:
-            return await self._outcome(run, items, rules, attempt, failed, waited_out, waited)
-        with self.traced.message(run.owned.partition, item, attempt) as about:
-            outcome = await self._outcome(run, items, rules, attempt, failed, waited_out, waited)
-        self.traced.ended(run.owned.partition, about, outcome)
+        outcome = self._outcome(run, items, rules, attempt, failed, waited_out, waited)
+        return outcome if self.traced is None else self._in_span(self.traced, run.owned.partition, item, attempt, outcome)
+
+    @staticmethod
+    async def _in_span(traced: TracedSteps, partition: str, item: Item, attempt: int, made: Awaitable[Outcome]) -> Outcome:
+        with traced.message(partition, item, attempt) as about:
+            outcome = await made
+        traced.ended(partition, about, outcome)
         return outcome
 
     async def _outcome(

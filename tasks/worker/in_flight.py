@@ -156,9 +156,9 @@ class InFlight:
         calls, messages = self.of(owned), owned.messages
         if not messages:
             return None
-        if calls.full is None:
+        if calls.filled is None:
             return Batch(messages)
-        free = self.room.free(calls.full)
+        free = self.room.free(calls.filled)
         return Batch(messages[: max(free + free // 4, MIN_ASKED)])
 
     def divide(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Division:
@@ -197,6 +197,8 @@ class InFlight:
             one_message=bool(batch.noted),
         )
         calls.full, calls.full_since = division.full, time.monotonic()
+        if division.full is not None or not division.runs:
+            calls.filled = division.full
         if division.behind and self.gathers:
             for item in items:
                 if isinstance(item, Work) and (run := calls.runs.get(item.key)) is not None and item.computation is not run.stage:
@@ -237,12 +239,20 @@ class InFlight:
 
     def run_of(self, owned: OwnedPartition, key: str, works: Sequence[Item], *, attempt: int = 1, from_queue: bool = True) -> KeyRun:
         """A new run. The states of its messages must be in the cache."""
-        found = [work for work in works if isinstance(work, Work)]
-        names = dict.fromkeys(stage.name for work in found for stage in work.computation.stateful)
+        names: dict[str, None] = {}
+        stage, size = None, 0
+        for work in works:
+            size += len(work.raw)
+            if isinstance(work, Work):
+                stage = stage or self.waiting(work.computation)
+                for stateful in work.computation.stateful:
+                    names[stateful.name] = None
         slots = owned.cache.take(names, key)
-        base = {name: slot.stored if type(slot := table[key]) is Slot else None for name, table in slots.items()}
-        stage = next((stage for work in found if (stage := self.waiting(work.computation)) is not None), None)
-        size = sum(len(work.raw) for work in works) + sum(len(stored or b"") for stored in base.values())
+        base: dict[str, bytes | None] = {}
+        for name, table in slots.items():
+            slot = table[key]
+            base[name] = stored = slot.stored if type(slot) is Slot else None
+            size += len(stored or b"")
         assert stage is not None
         return KeyRun(owned, key, list(works), slots, base, stage, attempt=attempt, from_queue=from_queue, size=size)
 

@@ -225,7 +225,7 @@ def plan_calls(
     ask = limit if not owned.messages else 0
     if closing is not None:
         ask = owned.ask_after(closing.batch, len(taken), limit)
-        if calls.full is not None and len(owned.messages) - len(taken) >= ask // 4 and not any(type(one) is FollowUp for one in outcome.effects):
+        if calls.filled is not None and len(owned.messages) - len(taken) >= ask // 4 and not any(type(one) is FollowUp for one in outcome.effects):
             ask = 0  # the next messages are known
     commit = commit_of(names, owned, effects, taken, now, ask=ask)
     retried = sum(1 for run, count in plan.runs if count and run.attempt > 1)
@@ -265,6 +265,10 @@ def calls_committed(owned: OwnedPartition, planned: PlannedCalls) -> None:
     if planned.closing is not None and calls.open is planned.closing:
         calls.open = None
     for run, count in planned.runs:
+        if run.from_queue and run.is_over and count == len(run.outcomes):  # by far the most
+            run.from_queue, run.outcomes = False, []
+            finish(owned, calls, run)
+            continue
         done = sum(one.taken for one in run.outcomes[:count])
         for name, table in run.slots.items():
             stored = outcome.states.get(name, {}).get(run.key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -96,13 +95,9 @@ class Ended:
         self._outcomes.append((run, outcome, is_over))
 
     def collect(self) -> list[tuple[KeyRun, Outcome | None, bool]]:
-        found = []
         self.is_announced = False  # first: what is added from here on is announced
         self.since = None
-        with suppress(IndexError):
-            while True:
-                found.append(self._outcomes.popleft())
-        return found
+        return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
 
     def __len__(self) -> int:
         return len(self._outcomes)

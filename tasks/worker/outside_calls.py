@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any
+from typing import Any, cast
 
 from celery_partitions.model.caller import Call
 from celery_partitions.model.computation import Computation
@@ -48,16 +48,19 @@ class OutsideCalls:
         #: Calls with a time limit, except in threads, which have watchdogs of their own: when the watchdog steps in, the limit, and for what.
         self._limited: dict[int, tuple[float, float, Lease, Work]] = {}
 
-    async def make(self, lease: Lease, call: Call) -> Any:
-        """Make a call and return what it returns. Raises what it raises."""
+    def make(self, lease: Lease, call: Call) -> Awaitable[Any]:
+        """Begin a call. What it returns or raises comes when it is awaited, except that a function may raise here."""
         computation, context = call.computation, self.context
         if computation.executor == "threads":
-            return await self._in_thread(computation, self._call_in_thread, lease, call)
+            return self._in_thread(computation, self._call_in_thread, lease, call)
         if computation.executor == "async":
             made = computation.function(*call.arguments) if computation.time_limit_seconds is None else self._in_time(lease, call)
-            return await (context.awaited(call, made) if context.is_needed else made)
+            return context.awaited(call, made) if context.is_needed else cast(Awaitable[Any], made)
         if computation.time_limit_seconds is not None:
-            return await self._in_time(lease, call)
+            return self._in_time(lease, call)
+        return self._plain(call)
+
+    async def _plain(self, call: Call) -> Any:
         return self._directly(call)
 
     def _directly(self, call: Call) -> Any:

@@ -105,6 +105,8 @@ class PartitionCalls:
     #: The computation for which the next message found no room, and since when.
     full: Computation | None = None
     full_since: float = 0.0
+    #: The computation that was last without room. It gives the size of the next batch.
+    filled: Computation | None = None
     #: No mailbox can be started before this time, unless a call ends: there is no room.
     no_room_until: float = 0.0
     #: Since when the worker is giving the partition up.

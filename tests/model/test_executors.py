@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from celery_partitions import migrates
+from celery_partitions import state as state_class
 from celery_partitions.model.declaration import declare, key_extractor
 from celery_partitions.model.errors import DeclarationError
-from celery_partitions.model.outcome import Slot
+from celery_partitions.model.outcome import Outcome, Slot
+from celery_partitions.model.single_step import single_step
 from celery_partitions.model.step import step
 from celery_partitions.pipeline.aggregation import Aggregation, looked_over
 from tests.model.build import raw_message, read, rules, slots_for
@@ -99,3 +102,34 @@ def test_without_an_event_loop_a_coroutine_runs_to_its_end_at_once() -> None:
     assert len(outcome.done) == 3 and set(outcome.states["count"]) == {"1", "2"}
     slot = slots["count"]["1"]
     assert isinstance(slot, Slot) and slot.state.messages == [1, 1]
+
+
+@state_class(version=2)
+class Renewed:
+    def __init__(self) -> None:
+        self.messages: list[int] = []
+
+
+@migrates(Renewed, to_version=2)
+def renew(old: dict[str, Any]) -> dict[str, Any]:
+    return old
+
+
+@pytest.mark.parametrize("state", [Seen, Renewed])
+def test_the_short_step_of_one_message_has_the_outcome_of_the_machine(state: type) -> None:
+    def add(message: int, state: Any) -> None:
+        state.messages.append(message)
+
+    computation = declare(add, name="count", state=state, key=str, executor="threads")
+    items = read([computation], [raw_message("count", 7)])
+    slots = slots_for(items, {})
+    single = single_step(items[0], slots, rules(), 1)
+    assert single is not None
+    computation.function(*single.call.arguments)
+    single.end()
+    short, usual = single.outcome(), step(items, slots_for(items, {}), rules(), mailbox_of="7")
+    assert short is not None
+    assert (short.states, short.versions, short.taken, short.done) == (usual.states, usual.versions, usual.taken, usual.done)
+    together = Outcome()
+    together.absorb(short)
+    assert (together.states, together.versions, together.done) == (usual.states, usual.versions, usual.done)
