@@ -20,6 +20,7 @@ from celery_partitions.model.own_lines import own_line
 from celery_partitions.model.task_lines import line_of_task
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.dead_letters import DeadLetter
+from celery_partitions.store.hashes import filled
 from celery_partitions.store.names import Names, partitions_and_ingress
 from celery_partitions.store.scripts import script
 
@@ -63,7 +64,9 @@ class DeadLetters:
 
     def all(self) -> Iterator[DeadLetter]:
         """Every dead letter, in no particular order. Scans Redis page by page."""
-        for partition in partitions_and_ingress(self.topology.served):
+        every = partitions_and_ingress(self.topology.served)
+        there = filled(self.client, map(self.names.dead, every))
+        for partition in (one for one in every if self.names.dead(one) in there):
             cursor, count = 0, FIRST_PAGE
             while True:
                 cursor, rows = cast(Any, self.client.hscan(self.names.dead(partition), cursor, count=count))

@@ -19,7 +19,8 @@ from celery_partitions.model.own_lines import is_own_line, key_and_computation, 
 from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.dead_letters import DeadLetter
-from celery_partitions.store.names import Names
+from celery_partitions.store.hashes import filled
+from celery_partitions.store.names import Names, partitions_and_ingress
 from celery_partitions.store.parked_keys import due_score, read_record
 from celery_partitions.store.scripts import digest_of, script
 
@@ -48,9 +49,11 @@ class ParkedKeys:
 
     def all(self) -> Iterator[ParkedKey]:
         """Every parked key, in no particular order. Scans Redis page by page."""
-        for partition in range(self.topology.served):
-            yield from self.of_partition(partition)
-        yield from self.of_partition("ingress")
+        every = partitions_and_ingress(self.topology.served)
+        there = filled(self.client, map(self.names.parked, every))
+        for partition in every:
+            if self.names.parked(partition) in there:
+                yield from self.of_partition(_numbered(partition))
 
     def of_partition(self, partition: int | Literal["ingress"]) -> Iterator[ParkedKey]:
         """The parked keys of one partition, in no particular order."""
