@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from celery_partitions import StateComputation
+from celery_partitions.admin.exporter import Exporter
+from celery_partitions.admin.importer import Importer
+from celery_partitions.admin.parked_keys import ParkedKeys
+from celery_partitions.admin.pause import pause, resume
 from celery_partitions.model.policy import PolicyChange
 from celery_partitions.store.leases import balance
 from celery_partitions.store.measurements import read_computations
+from celery_partitions.store.names import Names
 from celery_partitions.worker.measurer import Measurer
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import batches
@@ -236,3 +242,24 @@ def test_an_operator_can_skip_the_message_at_fault_but_no_batch(live: LiveGroup,
     loop.look_again()
     loop.live_until(lambda: live.numbers_of(slow, "a") == [0, 2, 3, 4])
     assert [dead_letter.error for dead_letter in live.dead_letters()] == ["ValueError: page 1"]
+
+
+@SLOW_KINDS
+def test_a_gather_is_exported_and_goes_on_after_a_pause(live: LiveGroup, loop: LoopByHand, slow: Computation, tmp_path: Path) -> None:
+    live.send(slow, pages(3))
+    loop.look_again()
+    loop.live_until(lambda: list(live.group.parked_keys.all()))
+    before = list(live.group.parked_keys.all())
+    file, other = tmp_path / "export", Names("other")
+    Exporter(live.client, live.names, 1, by="a test").write(file, pause_all=False)
+    Importer(live.client, other, live.group.topology, live.installation.computations, file).run(by="a test")
+    assert list(ParkedKeys(live.client, other, live.group.topology, live.group.audit).all()) == before
+    pause(live.client, live.names, ["0"], by="a test")
+    live.send(slow, pages(2, start=3))
+    loop.owned.forget_all()
+    loop.take_turns()
+    assert given(live) == []
+    resume(live.client, live.names, ["0"], by="a test")
+    loop.owned.forget_all()
+    until_drained(live, loop)
+    assert given(live) == ["a 0 1 2 3 4"]
