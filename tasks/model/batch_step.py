@@ -158,9 +158,13 @@ class BatchStep:
                 waiting = self.boxes.parked
                 continue
             key, computation = item.key, item.computation
-            if gathered and key in gathered and gathered[key][0].computation is not computation:
-                yield from self.gathering.call(gathered.pop(key))
-                waiting, now = self.boxes.parked, clock()
+            if gathered and (pending := gathered.get(key)) is not None:
+                if pending[0].computation is not computation:
+                    yield from self.gathering.call(gathered.pop(key))
+                    waiting, now = self.boxes.parked, clock()
+                elif computation.flush is not None and len(pending) + 1 < computation.flush.every:
+                    pending.append(item)  # as `add` does, without a generator for each message
+                    continue
             if (waiting and key in waiting and not careful) or (parked_now and key in parked_now):
                 if not self.boxes.mail(item, key):
                     break

@@ -122,7 +122,7 @@ class Gathering:
         self.called = ()
         each = (clock() - began) / len(works)
         step.out.done.extend(works)
-        step.out.began.extend(began + each * number for number in range(len(works)))
+        step.out.began.extend([began + each * number for number in range(len(works))])
         step.out.together.append(first.computation)
         return True
 
