@@ -118,7 +118,7 @@ def balance(
         ],
     )
     assigned = {found[at].decode(): int(found[at + 1]) for at in range(0, len(found), 2)}
-    held = _look_at_held(client, names, worker, assigned, before)
+    held = _look_at_held(client, names, worker, assigned, before, topology.served if names.is_spread else 0)
     missing = {partition: since for partition, since in assigned.items() if partition not in held}
     claims = _claim(client, names, worker, missing, isolate_messages, code) if missing else _Claims()
     held |= claims.held
@@ -157,13 +157,20 @@ class _Claims:
     refused: dict[str, Refusal] = field(default_factory=dict)
 
 
-def _look_at_held(client: redis.Redis, names: Names, worker: str, assigned: Iterable[str], before: Share | None) -> dict[str, _Held]:
-    """The assigned partitions that the worker holds already. Also moves messages with a priority into their queues."""
+def _look_at_held(
+    client: redis.Redis, names: Names, worker: str, assigned: Iterable[str], before: Share | None, strays: int
+) -> dict[str, _Held]:
+    """The assigned partitions that the worker holds already. Also moves messages with a priority into their queues. `strays`: on several servers,
+    how many partitions may have messages on the control server; they go into the ingress."""
     held, wanted = {}, list(assigned)
     together = 1 if names.is_spread else PARTITIONS_IN_ONE_LOOK
     pages = [wanted[start : start + together] for start in range(0, len(wanted), together)]
-    calls = [(_keys_of(names, tuple(some)), [worker, len(_keys_of(names, tuple(some))) // len(some)]) for some in pages]
-    answers = script("look_at_held").run_many(client, calls) if len(calls) > 1 else [script("look_at_held").run(client, *one) for one in calls]
+    calls = []
+    for some in pages:
+        keys = _keys_of(names, tuple(some), strays if INGRESS in some else 0)
+        calls.append((keys, [worker, len(keys) // len(some)]))
+    alone = len(calls) == 1 and not names.is_spread
+    answers = [script("look_at_held").run(client, *calls[0])] if alone else script("look_at_held").run_many(client, calls)
     for some, answer in zip(pages, answers, strict=True):
         if isinstance(answer, Exception):
             if names.is_spread and isinstance(answer, SERVER_ERRORS):
@@ -181,9 +188,13 @@ def _look_at_held(client: redis.Redis, names: Names, worker: str, assigned: Iter
 
 
 @lru_cache(maxsize=64)
-def _keys_of(names: Names, some: tuple[str, ...]) -> list[str]:
-    """The KEYS of `look_at_held`. Cached, because a share seldom changes."""
-    return [key for partition in some for key in (names.meta(partition), names.inbox(partition), *queue_lists(names, partition))]
+def _keys_of(names: Names, some: tuple[str, ...], strays: int) -> list[str]:
+    """The KEYS of `look_at_held`. Cached, because a share seldom changes.
+
+    A Celery producer that names a partition's queue pushes to it on the control server, where no partition is. The ingress takes these messages.
+    """
+    keys = [key for partition in some for key in (names.meta(partition), names.inbox(partition), *queue_lists(names, partition))]
+    return keys + [names.queue(str(number)) for number in range(strays)]
 
 
 def _claim(

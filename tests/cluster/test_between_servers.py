@@ -30,6 +30,12 @@ def test_what_celery_publishes_comes_through_the_ingress(shared: LiveGroup, key:
     wait_until(lambda: shared.numbers_of(record, key) == list(range(20)), PATIENCE_SECONDS)
 
 
+def test_messages_that_celery_publishes_to_a_partitions_queue_are_found(shared: LiveGroup, key: str) -> None:
+    for number in range(5):
+        shared.app.send_task(record.name, args=({"key": key, "number": number},), queue="partition.1")
+    wait_until(lambda: shared.numbers_of(record, key) == list(range(5)), PATIENCE_SECONDS)
+
+
 def test_results(shared: LiveGroup, key: str) -> None:
     result: AsyncResult = shared.app.send_task(record.name, args=({"key": key, "number": 1},), ignore_result=False)
     assert result.get(timeout=PATIENCE_SECONDS) is None
