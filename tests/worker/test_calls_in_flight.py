@@ -108,6 +108,28 @@ def test_plain_and_waiting_computations_of_a_key_keep_the_order_of_the_queue(liv
     assert begun(lines) == {"k0": list(range(0, 30, 2)), "k1": list(range(1, 30, 2))}
 
 
+def test_a_hot_key_takes_turns_beside_calls_in_flight(live: LiveGroup, loop: LoopByHand) -> None:
+    """Its plain and its waiting messages keep their order."""
+    for number in range(60):
+        live.send(visit if number % 20 == 19 else plain_visit, [Visit("hot", number, 0.003)])
+    live.send(plain_visit, [Visit("quiet", 0)])
+    live.send(visit, [Visit("quiet", 1, 0.01)])
+    loop.look_again()
+    whys = set()
+
+    def is_quiet_done() -> bool:
+        whys.update(one.why for one in live.group.parked_keys.all() if one.key == "hot")
+        return live.numbers_of(visit, "quiet") == [1]
+
+    loop.live_until(is_quiet_done)
+    assert "ready" in whys
+    until_drained(live, loop)
+    lines = recorded(live.client)
+    assert overlaps(lines) == []
+    assert begun(lines) == {"hot": list(range(60)), "quiet": [0, 1]}
+    assert live.numbers_of(plain_visit, "quiet") == [0]
+
+
 def test_a_failure_rolls_back_to_the_previous_message_without_calling_it_again(live: LiveGroup, loop: LoopByHand) -> None:
     live.send(visit, [Visit("k", 1, 0.02), Visit("k", 2, 0.02, fails=2), Visit("k", 3), Visit("other", 4, 0.1)])
     until_drained(live, loop)

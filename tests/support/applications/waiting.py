@@ -110,6 +110,7 @@ def threaded_visit(message: Visit, state: Sequence, context: Context) -> None:
 @state_computation(name="plain visit", state=Sequence, key=visited)
 def plain_visit(message: Visit, state: Sequence) -> None:
     say("begin", message)
+    time.sleep(message.seconds)
     state.numbers.append(message.number)
     say("end", message)
 
