@@ -151,6 +151,11 @@ def _waiting(client: redis.Redis, names: Names, partitions: list[str]) -> list[s
     ]
 
 
+def nodes_that_know(client: redis.Redis, names: Names, task: str) -> list[str]:
+    """The running workers that know a computation or task, by node."""
+    return [node for node, tasks in _read_workers(client, names).tasks.items() if task in tasks]
+
+
 def _read_workers(client: redis.Redis, names: Names) -> _Workers:
     with client.pipeline(transaction=False) as pipe:
         pipe.zrange(names.workers, 0, -1, withscores=True)

@@ -14,6 +14,7 @@ from celery_partitions.cli.migrate import migrate
 from celery_partitions.cli.parked import parked
 from celery_partitions.cli.pause import drain, pause, resume, undrain
 from celery_partitions.cli.policy import policy
+from celery_partitions.cli.remove import remove
 from celery_partitions.cli.resize import resize
 from celery_partitions.cli.send import send
 from celery_partitions.cli.settings import settings
@@ -59,6 +60,7 @@ for command in (
     source,
     versions,
     migrate,
+    remove,
     resize,
     export_group,
     import_group,

@@ -25,6 +25,7 @@ TYPED = {"python", "sh", "js"}
 #: Blocks that no test types: their first line → the reason.
 NOT_TYPED: dict[str, str] = {
     "with context.send_now():": "a part of a computation",
+    "celery -A savings partitions remove save --yes": "the code of the page still has it; tests/worker/test_deploys.py",
     '@state_computation(name="deposit", formerly="save", state=Account, key=account)': "the same computation as on the page before, renamed",
     "@app.task(acks_late=True, bind=True, max_retries=5)": "what the reader has and replaces; it needs their Redis client",
     "APP=shop.orders CODE=../shop FLOWER_BASIC_AUTH=me:secret PARTITIONS_STATE_SIGNING_KEY=… docker compose up --build": "Docker is not on every machine; tests/deployment reads the file",

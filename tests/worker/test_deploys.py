@@ -107,7 +107,7 @@ def test_a_class_is_renamed_and_its_content_changed(make_live: Callable[..., Liv
     assert not written & {queue for queue, owner in live.owners().items() if owner}
     assert "this worker may not have partition" in first.log() and "finish the deploy, or stop this worker" in first.log()
 
-    new.start("newer")
+    third = new.start("newer")
     live.wait_owned(by=2)
     first.terminate()
     first.wait()
@@ -119,6 +119,16 @@ def test_a_class_is_renamed_and_its_content_changed(make_live: Callable[..., Liv
     assert new.run("versions", "--exit-code") == (0, new.run("versions")[1])
     assert {new.run("state", "pay", key)[1]["state"]["cents"] for key in KEYS[:2]} == {450}
     assert live.dead_letters() == []
+
+    # The computation is removed.
+    without = Release(live, tmp_path / "without", "")
+    without.start("without")
+    third.terminate()
+    third.wait()
+    live.wait_owned(by=1)
+    assert "no running worker knows the computation 'pay', which has 12 states" in without.run("versions")[1]["waits"]
+    assert without.run("remove", "pay", "--yes") == (0, {"computation": "pay", "states": 12, "timers": 0})
+    assert without.run("versions", "--exit-code")[0] == 0
 
 
 PAYS = """
