@@ -9,9 +9,10 @@ import redis
 
 from celery_partitions.admin.checks import Check
 from celery_partitions.store.client import SERVER_ERRORS
-from celery_partitions.store.names import Names
+from celery_partitions.store.names import Names, partitions_and_ingress
+from celery_partitions.store.outbox import MAX_ENTRIES
 from celery_partitions.store.server import look_at_data_server
-from celery_partitions.store.servers import Servers
+from celery_partitions.store.servers import Servers, what_there_is
 from celery_partitions.store.slots import Address
 
 #: The fullest server may have this many times the partitions of the emptiest.
@@ -30,6 +31,7 @@ def examine_servers(servers: Servers, names: Names, partitions: int, more: Calla
     for address, client in every.items():
         yield from _examine(servers, address, client, more)
     yield judge_spread(partitions_by_server(servers, names, partitions), len(every))
+    yield judge_outboxes(outbox_lengths(servers, names, partitions))
 
 
 def _examine(servers: Servers, address: Address, client: redis.Redis, more: Callable[[redis.Redis, Mapping[str, Any]], list[Check]]) -> Iterator[Check]:
@@ -56,6 +58,25 @@ def partitions_by_server(servers: Servers, names: Names, partitions: int) -> dic
     for number in range(partitions):
         found.setdefault(servers.address(names.queue(str(number))), []).append(str(number))
     return found
+
+
+def outbox_lengths(servers: Servers, names: Names, partitions: int) -> dict[str, int]:
+    """Queue → how many commits have something for other servers that is not sent, or was just sent. Without partitions whose server is away."""
+    every = partitions_and_ingress(partitions)
+    with what_there_is(servers) as pipe:
+        for partition in every:
+            pipe.llen(names.outbox(partition))
+        answers = pipe.execute(raise_on_error=False)
+    return {names.queue_name(partition): count for partition, count in zip(every, answers, strict=True) if isinstance(count, int)}
+
+
+def judge_outboxes(lengths: Mapping[str, int]) -> Check:
+    """Whether what commits send to other servers arrives. What was sent stays for about a second."""
+    most = max(lengths, key=lambda queue: lengths[queue], default="")
+    if not most or lengths[most] <= MAX_ENTRIES // 2:
+        return Check("outboxes", "ok", "what commits send to other servers arrives")
+    text = f"{lengths[most]:,} commits of {most} have something for other servers that does not arrive"
+    return Check("outboxes", "bad", f"{text}. The log of its worker says which server refuses it, and what to do")
 
 
 def judge_spread(by_server: Mapping[str, list[str]], servers: int) -> Check:

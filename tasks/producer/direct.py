@@ -17,8 +17,9 @@ from kombu.exceptions import OperationalError
 from kombu.utils.functional import fxrange, retry_over_time
 
 from celery_partitions.model.message_writer import NO_PARENT, MessageTemplate, escape, json_text
-from celery_partitions.store.servers import MOVES, server_of
+from celery_partitions.store.servers import server_of
 from celery_partitions.store.servers_async import server_of_async
+from celery_partitions.store.servers_pipeline import MOVES
 
 if TYPE_CHECKING:
     from celery_partitions.runtime.installation import Installation

@@ -14,7 +14,8 @@ from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
 from celery_partitions.store.replicas import Replicas
 from celery_partitions.store.scripts import digest_of, script
-from celery_partitions.store.servers import MOVES, lost, server_of
+from celery_partitions.store.servers import lost, server_of
+from celery_partitions.store.servers_pipeline import MOVES
 from celery_partitions.store.slots import Places
 from celery_partitions_config.settings import Settings
 

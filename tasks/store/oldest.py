@@ -9,7 +9,7 @@ import redis
 
 from celery_partitions.model.messages import MAX_SECONDS
 from celery_partitions.store.scripts import script
-from celery_partitions.store.servers import EACH, ServersPipeline
+from celery_partitions.store.servers_pipeline import EACH, ServersPipeline
 
 
 def request_oldest(pipe: redis.client.Pipeline, queues: list[str]) -> None:

@@ -154,6 +154,11 @@ class Outbox:
         return self._count > MAX_ENTRIES or self._bytes > MAX_BYTES
 
     @property
+    def sent(self) -> int:
+        """How many entries were sent and are still in the list."""
+        return len(self._listed) - self._count
+
+    @property
     def is_empty(self) -> bool:
         return not self._listed
 

@@ -18,26 +18,19 @@ from typing import Any, cast
 
 import redis
 from redis.client import Pipeline
-from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+from redis.exceptions import AskError, MovedError
 
 from celery_partitions.model.errors import SetupError
 from celery_partitions.store.client import connect
 from celery_partitions.store.names import Names
+from celery_partitions.store.servers_pipeline import NOT_NOW, REDIRECTS, UNREACHABLE, ServersPipeline
 from celery_partitions.store.slots import Address, Places, ServersURL, check_place, fixed_slots, parse_servers, slots_in
 from celery_partitions_config.settings import Settings
 
-#: An option of EVAL in a pipeline: the script is run for each of its KEYS alone, and the answer is all answers in one list.
-EACH = "each key alone"
-#: How often a command follows a slot that moves.
-REDIRECTS = 5
+#: How often the map of slots is read again while only messages are waited for.
 LOOK_SECONDS = 1.0
 #: The pauses between two attempts to reach a server that did not answer.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
-#: What a server says that cannot run a command now, and has not run it. The caller sends it again later.
-NOT_NOW = (TryAgainError, ClusterDownError)
-#: What a server says when a slot has moved, is being moved, or has no server. It has not run the command.
-MOVES = (AskError, *NOT_NOW)
-UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
 class Servers(redis.Redis):
@@ -229,137 +222,6 @@ class Servers(redis.Redis):
         self._closed = True
         for client in (self.control, *self._clients.values()):
             client.close()
-
-
-class ServersPipeline(Pipeline):
-    """Sends each command to its server, to all servers at once. Answers are in the order of the commands."""
-
-    def __init__(self, servers: Servers, transaction: bool) -> None:
-        super().__init__(servers.connection_pool, servers.response_callbacks, transaction, None)
-        self.servers, self._is_transaction = servers, transaction
-        #: A server that can't be reached: its error is the answer to its commands, instead of being raised.
-        self.takes_what_there_is = False
-
-    def execute(self, raise_on_error: bool = True) -> list[Any]:
-        stack, self.command_stack = self.command_stack, []
-        if any(EACH in options for _, options in stack):
-            return self._with_each(stack, raise_on_error)
-        groups: dict[int | None, list[int]] = {}
-        for number, (words, _) in enumerate(stack):
-            groups.setdefault(self.servers.places.slot_of_command(words), []).append(number)
-        if self._is_transaction:
-            return self._together(stack, list(groups), raise_on_error)
-        answers: list[Any] = [None] * len(stack)
-        lost = self._send(stack, groups, answers)
-        for number, answer in enumerate(answers):
-            if isinstance(answer, MOVES):  # Commands for one key are refused alike, so they keep their order
-                try:
-                    answers[number] = self.servers.execute_command(*stack[number][0], **stack[number][1])
-                except redis.RedisError as error:
-                    answers[number] = error
-                    lost = lost or (error if isinstance(error, UNREACHABLE) else None)
-        if lost is not None and not self.takes_what_there_is:
-            raise lost
-        if raise_on_error:
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-        return answers
-
-    def _with_each(self, stack: list[Any], raise_on_error: bool) -> list[Any]:
-        """Run what has the option `EACH` for each key alone."""
-        widths = []
-        for words, options in stack:
-            keys = words[3 : 3 + int(words[2])] if EACH in options else ()
-            for key in keys:
-                self.command_stack.append(((words[0], words[1], 1, key), {}))
-            if EACH not in options:
-                self.command_stack.append((words, options))
-            widths.append(len(keys) if EACH in options else None)
-        answers, found = iter(self.execute(raise_on_error)), []
-        for width in widths:
-            parts = [next(answers) for _ in range(1 if width is None else width)]
-            failed = next((part for part in parts if isinstance(part, Exception)), None)
-            if width is not None and self.takes_what_there_is:
-                failed, parts = None, [[b""] if isinstance(part, Exception) else part for part in parts]
-            found.append(parts[0] if width is None else failed or [one for part in parts for one in part])
-        return found
-
-    def _together(self, stack: list[Any], slots: list[int | None], raise_on_error: bool) -> list[Any]:
-        """A transaction, which has one server."""
-        if len(slots) > 1:
-            raise ValueError("a transaction cannot have keys of several partitions")
-        for _ in range(REDIRECTS):
-            client = self.servers.control if not slots or slots[0] is None else self.servers.at_slot(slots[0])
-            with client.pipeline(transaction=True) as pipe:
-                pipe.command_stack = list(stack)
-                try:
-                    return pipe.execute(raise_on_error)
-                except MovedError:
-                    self.servers.look_again()
-                except MOVES as refusal:
-                    raise redis.ConnectionError(str(refusal)) from refusal
-                except UNREACHABLE:
-                    self.servers.lost(client)
-                    raise
-        raise redis.ConnectionError("a slot moves from server to server")
-
-    def _send(self, stack: list[Any], groups: dict[int | None, list[int]], answers: list[Any]) -> Exception | None:
-        """Send everything, then read everything. Returns the error of a server that can't be reached."""
-        of_server: dict[int, tuple[redis.Redis, list[int]]] = {}
-        lost: Exception | None = None
-        for slot, numbers in groups.items():
-            try:
-                client = self.servers.control if slot is None else self.servers.at_slot(slot)
-            except redis.ConnectionError as error:
-                lost = error
-                answers_of(answers, numbers, error)
-                continue
-            of_server.setdefault(id(client), (client, []))[1].extend(numbers)
-        sent: list[tuple[redis.Redis, Any, list[int]]] = []
-        try:
-            for client, numbers in of_server.values():
-                numbers.sort()
-                connection: Any = None
-                try:
-                    connection = client.connection_pool.get_connection()
-                    sent.append((client, connection, numbers))
-                    connection.send_packed_command(connection.pack_commands([stack[number][0] for number in numbers]))
-                except UNREACHABLE as error:
-                    lost = self._lose(client, connection, error)
-                    answers_of(answers, numbers, error)
-            for client, connection, numbers in sent:
-                for at, number in enumerate(numbers):
-                    if answers[number] is not None:
-                        break  # it could not be sent
-                    words, options = stack[number]
-                    try:
-                        answers[number] = client.parse_response(connection, words[0], **options)
-                    except redis.ResponseError as refusal:
-                        answers[number] = refusal
-                    except UNREACHABLE as error:
-                        lost = self._lose(client, connection, error)
-                        answers_of(answers, numbers[at:], error)
-                        break
-        except BaseException:
-            for _, connection, _ in sent:
-                connection.disconnect()
-            raise
-        finally:
-            for client, connection, _ in sent:
-                client.connection_pool.release(connection)
-        return lost
-
-    def _lose(self, client: redis.Redis, connection: Any, error: Exception) -> Exception:
-        if connection is not None:
-            connection.disconnect()
-        self.servers.lost(client)
-        return error
-
-
-def answers_of(answers: list[Any], numbers: list[int], error: Exception) -> None:
-    for number in numbers:
-        answers[number] = error
 
 
 def server_of(client: redis.Redis, key: str | bytes) -> redis.Redis:

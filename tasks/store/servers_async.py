@@ -12,7 +12,8 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import AskError, MovedError
 
 from celery_partitions.store.client import connect_async
-from celery_partitions.store.servers import MOVES, NOT_NOW, REDIRECTS, of_server, servers_url
+from celery_partitions.store.servers import of_server, servers_url
+from celery_partitions.store.servers_pipeline import MOVES, NOT_NOW, REDIRECTS
 from celery_partitions.store.slots import Address, Places, ServersURL, check_place, fixed_slots, slots_in
 from celery_partitions_config.settings import Settings
 

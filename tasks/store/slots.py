@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import ResponseError
 
 from celery_partitions.model.errors import SetupError
 
@@ -125,11 +126,17 @@ class Places:
         """The slot of a command's first key. None: it is for the control server."""
         name = words[0].upper()
         if name in ("EVAL", "EVALSHA"):
-            return self.slot(words[3]) if int(words[2]) else None
+            return self._slot_of_script(words[3 : 3 + int(words[2])])
         first, _, second = name.partition(" ")
         if first in _WITHOUT_KEY or len(words) < 2 or (not second and first in ("XREAD", "XREADGROUP")):
             return None
         return self.slot(words[1]) if isinstance(words[1], str | bytes) else None
+
+    def _slot_of_script(self, keys: Sequence[Any]) -> int | None:
+        slot = self.slot(keys[0]) if keys else None
+        if slot is not None and any(self.slot(key) != slot for key in keys[1:]):  # plain servers would not refuse it
+            raise ResponseError(f"CROSSSLOT the keys of a script are not on one server: {keys[:3]!r:.300}")
+        return slot
 
 
 def fixed_slots(addresses: Sequence[Address]) -> list[Address | None]:

@@ -33,7 +33,7 @@ def look(client: redis.Redis, names: Names, partitions: int, sinks: Sequence[str
     Timers are not counted: an open window is not unfinished work.
     """
     groups = [(names, partitions_and_ingress(partitions)), *((Names(names.sink_group(sink), names.prefix), partitions_and_ingress(1)) for sink in sinks)]
-    with client.pipeline(transaction=True) as pipe:
+    with client.pipeline(transaction=not names.is_spread) as pipe:
         for group, own in groups:
             for partition in own:
                 queue = group.queue(partition)

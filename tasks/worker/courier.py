@@ -23,6 +23,8 @@ logger = logging.getLogger("celery.worker.partitions")
 REST_SECONDS = 0.5
 #: How long entries that were sent stay in Redis. They are removed together, because that takes a round trip.
 TRIM_SECONDS = 1.0
+#: More of them are removed at once.
+TRIM_ENTRIES = 500
 
 
 class Courier:
@@ -59,7 +61,7 @@ class Courier:
             if outbox is None or not outbox.is_loaded or owned.state is State.COMMITTING:
                 continue
             self.deliver(owned, outbox)
-            if trims:
+            if trims or outbox.sent > TRIM_ENTRIES:
                 self.trim(owned, outbox)
             waits = waits or not outbox.is_empty
         return min(REST_SECONDS, TRIM_SECONDS) if waits else None

@@ -11,6 +11,7 @@ from celery import Celery
 from click.testing import Result
 
 from celery_partitions import aclose
+from celery_partitions.admin.doctor_servers import judge_outboxes
 from celery_partitions.admin.overview import read_overview
 from celery_partitions.admin.pause import pause, resume
 from celery_partitions.runtime.registry import current_group
@@ -129,5 +130,7 @@ def test_doctor_and_the_overview(shared: LiveGroup, run: Run) -> None:
     assert not [one for one in checks if one["verdict"] == "bad"], report.stdout
     assert sum(one["subject"].startswith("server ") for one in checks) == 3
     assert any(one["subject"] == "spread" and "has 2" in one["text"] for one in checks), report.stdout
+    assert [one["verdict"] for one in checks if one["subject"] == "outboxes"] == ["ok"]
+    assert judge_outboxes({"partition.1": 1, "partition.2": 1900}).verdict == "bad"
     overview = read_overview(shared.group)
     assert [one.status.owner is not None for one in overview.partitions] == [True] * 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import ResponseError
 
 from celery_partitions.store.names import INGRESS, Names
 from celery_partitions.store.slots import Address, Places, fixed_slots, parse_servers, slots_in
@@ -26,6 +27,8 @@ def test_the_slot_of_a_command() -> None:
     assert places.slot_of_command(("EVALSHA", "digest", 2, "{partition.3}:meta", "partition.3", "word")) == slot
     assert places.slot_of_command(("XADD", "{partition.3}:audit", "*")) == slot
     assert places.slot_of_command(("MEMORY USAGE", "{partition.3}:meta")) == slot
+    with pytest.raises(ResponseError, match="CROSSSLOT"):
+        places.slot_of_command(("EVAL", "text", 2, "{partition.3}:meta", "{partition.4}:meta"))
     for words in (("EVAL", "return 1", 0), ("TIME",), ("SCRIPT LOAD", "text"), ("PUBLISH", "{partition}:changed", "")):
         assert places.slot_of_command(words) is None
 
