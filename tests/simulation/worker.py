@@ -19,7 +19,7 @@ from tests.simulation.application import PLAIN_TASK
 from tests.simulation.calls import Calls
 from tests.simulation.clock import Clock, Event
 from tests.simulation.network import Selector, connect, socketpair
-from tests.simulation.world import Process, World
+from tests.simulation.world import Process, Thread, World
 
 
 class Reports:
@@ -49,6 +49,7 @@ class Worker:
         #: It was stopped.
         self.leaving = False
         self.loop: PartitionLoop | None = None
+        self._loop_thread: Thread | None = None
         world.spawn(self.process, "start", self._start)
 
     def _start(self) -> None:
@@ -69,7 +70,7 @@ class Worker:
             random=world.random.random,
             make_waiting=lambda client: BlockingRead(client, names, clock.monotonic, Selector(), socketpair()),
         )
-        loop = PartitionLoop(installation, self.name, parts)
+        self.loop = loop = PartitionLoop(installation, self.name, parts)
         self.keeper = LeaseKeeper(
             settings,
             names,
@@ -85,7 +86,6 @@ class Worker:
         )
         loop.wake_keeper = self.keeper.wake
         loop.calls = begin_calls(loop, parts, self.name, partial(Calls, self.process))
-        self.loop = loop
         self._loop_thread = self.world.spawn(self.process, "loop", loop.run)
         self.world.spawn(self.process, "keeper", self.keeper.run)
 
@@ -108,7 +108,7 @@ class Worker:
             self.loop.drop()
         else:
             self.loop.finish()
-            self.world.wait(lambda: self._loop_thread.ended)
+            self.world.wait(lambda: self._loop_thread is not None and self._loop_thread.ended)
         self.keeper.leave()
         # The process ends, and with it a loop that was stopped without committing.
         self.world.wait(None, self.world.now + self.world.random.choice((0.0, 0.3)))
