@@ -15,6 +15,7 @@ import msgspec
 from celery_partitions.admin.attention_facts import Facts, Pace
 from celery_partitions.admin.numbers import counted, number, span
 from celery_partitions.admin.overview import PartitionOverview
+from celery_partitions.admin.resize import SLOW_RESIZE_SECONDS
 from celery_partitions.admin.workers import older_code
 from celery_partitions.model.escaping import escape
 
@@ -331,6 +332,22 @@ def _server(facts: Facts) -> Iterator[Attention]:
 
 
 #: All rules, worst first. The list of attention has this order.
+def _resize(facts: Facts) -> Iterator[Attention]:
+    one = facts.resize
+    if one is None or one.state != "moving" or one.seconds is None or one.seconds < SLOW_RESIZE_SECONDS:
+        return
+    yield Attention(
+        "resize",
+        "warning",
+        f"a resize from {one.former} to {one.partitions} partitions: the keys of {counted(len(one.not_moved), 'partition')} do not move",
+        "messages of keys that come from there wait",
+        facts.at - one.seconds,
+        "See whether a worker holds them (partitions workers), and its log; or undo it (partitions resize --abort)",
+        f"partition/{one.not_moved[0]}" if len(one.not_moved) == 1 else "partitions",
+        len(one.not_moved),
+    )
+
+
 RULES: Sequence[Rule] = (
     Rule("no-owner", "A partition has no owner: its messages wait.", _no_owner),
     Rule("stalled", "Messages wait, and none was done for longer than a usual batch.", _stalled),
@@ -338,6 +355,7 @@ RULES: Sequence[Rule] = (
     Rule("source", "A source that has not ended has no process.", _sources),
     Rule("server", "Redis is nearly full, does not write to disk, or has another warning of doctor.", _server),
     Rule("leases", "A worker's renewals fail, and its leases are about to end.", _leases),
+    Rule("resize", "A resize began more than a minute ago, and keys have not moved.", _resize),
     Rule("takeovers", "Partitions were taken from dead workers in the last ten minutes.", _takeovers),
     Rule("falling-behind", "A backlog grows, or takes longer than ten minutes to drain.", _falling_behind),
     Rule("parked", "Keys are parked after failures, or a call runs for more than ten minutes.", _parked),

@@ -16,6 +16,7 @@ from celery_partitions.admin.dead_letters import DeadLetters
 from celery_partitions.admin.doctor import examine_server
 from celery_partitions.admin.overview import Overview, PartitionOverview, Readable
 from celery_partitions.admin.parked_keys import ParkedKeys
+from celery_partitions.admin.resize import Progress, read_progress
 from celery_partitions.admin.workers import WorkerStatus, read_workers
 from celery_partitions.model.keys import shown_key
 from celery_partitions.store.history import Point, read_points
@@ -124,6 +125,8 @@ class Facts:
     sources: Sequence[SourceFact] = ()
     #: The findings of `doctor` about the server that are not ok.
     server: Sequence[Check] = ()
+    #: A resize that is under way.
+    resize: Progress | None = None
 
     @property
     def at(self) -> float:
@@ -163,6 +166,7 @@ def read_facts(
         sinks=[_sink(group, name, overview.at) for name in ends.sinks],
         sources=[found for name in ends.sources if (found := _source(group, name, overview.at)) is not None],
         server=server_findings(group) if server is None else server,
+        resize=None if group.topology.former is None else read_progress(group.client, group.names, group.settings.partitions),
     )
 
 

@@ -20,7 +20,7 @@ from celery_partitions.admin.doctor_servers import examine_servers
 from celery_partitions.admin.known_flaws import describe_flaws
 from celery_partitions.admin.permissions import is_local, needs_no_password, refused_commands, who_am_i
 from celery_partitions.admin.queue_consumers import describe_foreign_consumers
-from celery_partitions.admin.resize import describe, read_progress
+from celery_partitions.admin.resize import SLOW_RESIZE_SECONDS, describe, read_progress
 from celery_partitions.admin.status import PartitionStatus, read_status
 from celery_partitions.admin.workers import WorkerStatus, read_workers
 from celery_partitions.model.errors import SetupError
@@ -37,8 +37,6 @@ SKEW_TO_WARN_SECONDS, BAD_SKEW_SECONDS = 1.0, 60.0
 MEMORY_TO_WARN, BAD_MEMORY = 0.75, 0.9
 #: Connections of one worker: at most 4 each for the loop and the lease keeper, the rest are Celery's. A test counts them.
 CONNECTIONS_PER_WORKER = 16
-#: Keys that have not moved after this time need a look.
-SLOW_RESIZE_SECONDS = 60.0
 #: The oldest versions that have everything we use.
 LIBRARIES = {"celery": (5, 7), "kombu": (5, 7), "redis": (8,)}
 

@@ -15,6 +15,9 @@ from celery_partitions.store.resize import begin_resize, finish_resize
 from celery_partitions.store.topology import read_topology
 from celery_partitions_config.parsers import MAX_PARTITIONS
 
+#: Keys that have not moved after this time need a look.
+SLOW_RESIZE_SECONDS = 60.0
+
 State = Literal["none", "moving", "waiting for producers"]
 
 

@@ -21,6 +21,7 @@ from celery_partitions.admin.attention_facts import (
 )
 from celery_partitions.admin.checks import Check
 from celery_partitions.admin.overview import Overview, PartitionOverview
+from celery_partitions.admin.resize import Progress
 from celery_partitions.admin.status import PartitionStatus
 from celery_partitions.admin.workers import WorkerStatus
 from celery_partitions.store.history import Point
@@ -55,6 +56,14 @@ def test_a_healthy_group_needs_nobody() -> None:
     busy = Pace(300, 100, 100, 50, idle_since=NOW, behind_since=NOW - 5)
     assert look(facts(partition(waiting=60), paces={"3": busy})) == []
     assert set(counts([]).values()) == {0}
+
+
+def test_a_resize_whose_keys_do_not_move() -> None:
+    moving = Progress("moving", 8, 4, 1, False, 9, 8, 7, 0, 0, 90.0, None, ("3", "5"))
+    found = only(look(facts(partition(), resize=moving)), "resize")
+    assert "from 4 to 8 partitions: the keys of 2 partitions do not move" in found.what and found.since == NOW - 90
+    for fine in (replace(moving, seconds=5.0), replace(moving, state="waiting for producers", not_moved=())):
+        assert look(facts(partition(), resize=fine)) == []
 
 
 def test_no_owner() -> None:

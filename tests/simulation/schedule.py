@@ -194,6 +194,8 @@ class Schedule(Faults):
         why: str | None = ""
         while why is not None:
             self.resume()
+            if self.resizes:
+                self.finish()
             self.judge.look()
             for _ in range(100):
                 self.step()
