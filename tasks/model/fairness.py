@@ -55,6 +55,6 @@ def hot_keys(
     return {key: first[key] for key, seconds in wanted.items() if seconds > limit}
 
 
-def turn_messages(taken: int, seconds: float, most: int) -> int:
+def turn_messages(taken: int, seconds: float, limit: int) -> int:
     """How many messages of a hot key's mailbox to read for its next turn, after this many took `seconds`."""
-    return max(2, min(most, round(taken * TURN_SECONDS / max(seconds, 1e-6)) + 1))
+    return max(2, min(limit, round(taken * TURN_SECONDS / max(seconds, 1e-6)) + 1))

@@ -140,6 +140,7 @@ class FlowWorld:
                     slot.stored = after
         for key, raws in outcome.mailed.items():
             at.mailboxes.setdefault(key, []).extend(raws)
+            at.attempts.setdefault(key, 1)
         for key, (failure, _, _) in outcome.parked.items():
             at.attempts[key] = failure.attempt + 1
         at.dead += [broken.raw for broken, _ in outcome.dead]
