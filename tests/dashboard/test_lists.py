@@ -194,6 +194,17 @@ def test_a_running_key_says_since_when_and_is_no_trouble(served: Served, filled:
     assert "Its call is in flight for" in served.ask("/partitions/key?key=slow").text
 
 
+def test_a_hot_key_says_that_it_takes_turns_and_is_no_trouble(served: Served, filled: Filled) -> None:
+    now = filled.group.now()
+    record = {"due": now, "attempt": 1, "task": pay.name, "since": now - 30, "reason": "ready"}
+    filled.client.hset(filled.names.parked(filled.partition("hot")), "hot", json.dumps(record))
+    assert served.ask("/api/partitions/parked").json["found"] == 0
+    assert served.ask("/api/partitions/parked?why=ready").json["found"] == 1
+    page = served.ask("/partitions/key?key=hot").text
+    assert "takes turns with the other keys of its partition" in page
+    assert "partitions-actions mt-2" not in page  # there is nothing to do
+
+
 def test_keys_are_found_by_their_beginning_page_by_page(served: Served, filled: Filled) -> None:
     for number in range(300):
         filled.state(f"customer-{number}")
