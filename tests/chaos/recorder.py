@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,8 +30,13 @@ def _file() -> tuple[int, str]:
     return os.open(os.environ[PATH], os.O_WRONLY | os.O_APPEND | os.O_CREAT), secrets.token_hex(4)
 
 
+#: Two threads may make the first call.
+_first = threading.Lock()
+
+
 def _write(*words: object) -> None:
-    file, process = _file()
+    with _first:
+        file, process = _file()
     os.write(file, ("\t".join(map(str, (*words, process, time.time()))) + "\n").encode())
 
 

@@ -21,7 +21,7 @@ import redis
 
 from celery_partitions.model.keys import partition_of
 from celery_partitions.producer.bulk import SendInterrupted
-from celery_partitions.store.names import INGRESS
+from celery_partitions.store.names import INGRESS, partitions_and_ingress
 from tests.chaos import sends
 from tests.chaos.acts import ALWAYS, Act
 from tests.chaos.application import flow, note, play, play_on, play_once
@@ -65,6 +65,8 @@ WAIT_SECONDS = (0.0, 0.002, 0.05, 0.2)
 #: Messages per push, and the pause after it: a few hundred messages per second, which the workers can process between faults.
 PUSH_MESSAGES = (1, 60)
 PAUSE_SECONDS = (0.05, 0.2)
+#: No more than about this many messages are queued. On a machine with less time for the workers a run would not come to its end.
+MAX_QUEUED = 3000
 #: The longest `eta`. Shorter than the timeouts that wait for the group to finish.
 LONGEST_DELAY_SECONDS = 2.0
 
@@ -112,10 +114,22 @@ class Producer(threading.Thread):
     def run(self) -> None:
         try:
             while not self._ended.is_set():
-                self.send_some()
+                if self.queued() < MAX_QUEUED:
+                    self.send_some()
                 self._ended.wait(self.random.uniform(*PAUSE_SECONDS))
         except Exception as error:  # `end` raises it: a run without its traffic proves nothing
             self._failure = error
+
+    def queued(self) -> int:
+        """How many messages are in the queues. 0 if the server does not answer: sending shows what becomes of such messages."""
+        queues = [self.live.names.queue(partition) for partition in partitions_and_ingress(self.live.settings.partitions)]
+        try:
+            with self.live.client.pipeline(transaction=False) as pipe:
+                for queue in queues:
+                    pipe.llen(queue)
+                return sum(pipe.execute())
+        except (redis.RedisError, OSError):
+            return 0
 
     def send_some(self) -> None:
         """Send messages in one random way, and sometimes malformed messages, plain tasks and delayed messages."""
