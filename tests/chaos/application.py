@@ -20,6 +20,7 @@ from celery_partitions import (
 )
 from tests.chaos import sends
 from tests.chaos.acts import GIVE_UP, GO_ON, LIMIT_SECONDS, Act, History, act_key, act_out
+from tests.chaos.batches import play_async_batches, play_batches
 from tests.chaos.calls import play_async, play_in_threads
 from tests.chaos.expiry import live, remember
 from tests.chaos.limits import play_shared, play_slowly
@@ -99,7 +100,7 @@ pipeline = build_application(
 
 COMPUTATIONS = (
     *(play, play_on, play_once, *map(pipeline.stage, ("start", "middle", "finish"))),
-    *(play_async, play_in_threads, play_shared, play_slowly, plan, live, remember),
+    *(play_async, play_in_threads, play_shared, play_slowly, plan, live, remember, play_batches, play_async_batches),
     *(*sends.TELLERS, sends.hear),
 )
 

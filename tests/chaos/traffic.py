@@ -25,6 +25,7 @@ from celery_partitions.store.names import INGRESS, partitions_and_ingress
 from tests.chaos import sends
 from tests.chaos.acts import ALWAYS, Act
 from tests.chaos.application import flow, note, play, play_on, play_once
+from tests.chaos.batches import play_async_batches, play_batches
 from tests.chaos.calls import play_async, play_in_threads
 from tests.chaos.expiry import live
 from tests.chaos.junk import JUNK
@@ -37,12 +38,13 @@ from tests.model.build import raw_message
 #: bulk: `send_many`. ingress: as a producer that cannot run the key extractor. astray: to partition 0, whatever the key.
 #: The others go to the ingress: stubborn to the computation that retries forever, again to the one that drops duplicates,
 #: flow into the pipeline, and so on.
-Way = Literal["bulk", "ingress", "astray", "stubborn", "again", "flow", "async", "threads", "shared", "slowly", "timers", "sends", "expiry"]
+Way = Literal["bulk", "ingress", "astray", "stubborn", "again", "flow", "async", "threads", "shared", "slowly", "timers", "sends", "expiry", "batches", "async batches"]
 WAYS: tuple[Way, ...] = get_args(Way)
 #: The other ways send to `play`, and those of `sends` to one that depends on the key.
 TO: dict[str, Any] = {
     "stubborn": play_on, "again": play_once, "flow": flow, "async": play_async, "threads": play_in_threads,
     "shared": play_shared, "slowly": play_slowly, "timers": plan, "expiry": live,
+    "batches": play_batches, "async batches": play_async_batches,
 }  # fmt: skip
 #: In the ways other than those to `play`: the share of messages that raise, and how often at most.
 RAISING_SHARE, MAX_RAISES = 0.03, 4
