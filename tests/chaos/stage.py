@@ -158,23 +158,23 @@ class Stage:
             producer.end()
 
     def drain(self) -> None:
-        """Wait until no message is queued, parked or delayed. Raises `AssertionError` if there is no progress."""
+        """Wait until no message is queued, parked or delayed, and no key waits for its turn. Raises `AssertionError` if there is no progress."""
         while waiting := self.waiting():
             wait_until(
                 lambda: self.revive() or self.waiting() != waiting,
                 STUCK_SECONDS,
-                message=f"no progress with (queued, parked, delayed, processed) {waiting}",
+                message=f"no progress with (queued, parked, running, delayed, processed) {waiting}",
             )
 
     def share_out(self) -> None:
         """Wait until every partition has an owner, in fair shares. Raises `AssertionError` on a timeout."""
         self.live.wait_owned(by=len(self.workers.keys() - self.ended), timeout=STUCK_SECONDS)
 
-    def waiting(self) -> list[tuple[int, int, int, int]]:
-        """The queued, parked, delayed and processed counts of each partition; empty if no partition has work."""
+    def waiting(self) -> list[tuple[int, int, int, int, int]]:
+        """The queued, parked, running, delayed and processed counts of each partition; empty if no partition has work."""
         status = self.live.group.status()
-        busy = any(row.length or row.parked or row.delayed for row in status)
-        return [(row.length, row.parked, row.delayed, row.processed) for row in status] if busy else []
+        busy = any(row.length or row.parked or row.running or row.delayed for row in status)
+        return [(row.length, row.parked, row.running, row.delayed, row.processed) for row in status] if busy else []
 
     def noticed(self) -> dict[str, int]:
         """How often the workers logged each of `NOTICES`: shows whether the faults hit anything."""
