@@ -90,7 +90,7 @@ class Outbox:
         #: Where the partitions are on other servers: a push appends to this list on the control server, and what is in it is then sent on.
         self._mail: store_outbox.Outbox | None = None
         if group.names.is_spread:
-            self._mail = store_outbox.Outbox(group.names, f"source:{self.source}", f"{place.key}:outbox", f"{place.key}:outbox:tails")
+            self._mail = store_outbox.Outbox(group.names, place.key.partition("}:")[2], f"{place.key}:outbox", f"{place.key}:outbox:tails")
         self._pushes: dict[int, list[bytes]] = {}
         self._dead_letters: list[tuple[str, DeadLetterItem]] = []
         self._more: list[list[Any]] = []
@@ -173,7 +173,7 @@ class Outbox:
         commands, mail = run(self._commands, can_be_left=can_be_left), self._mail
         if mail is not None:
             run(lambda: self._bring(mail), can_be_left=can_be_left)
-            commands = mail.pack(commands)
+            commands = mail.pack(commands, keeps=self.place.token is not None)
         run(lambda: self._push(position, commands, ends), can_be_left=can_be_left)
         if mail is not None:
             mail.written()
@@ -185,7 +185,9 @@ class Outbox:
     def _bring(self, mail: store_outbox.Outbox) -> None:
         """Send on what is in the list, also what an earlier process left there. Raises redis-py's errors."""
         client, names = self.group.client, self.group.names
-        if not mail.is_loaded:
+        if self.place.token is None:
+            mail.begin()  # the input can't be read again, so nobody could go on with a list
+        elif not mail.is_loaded:
             mail.load(client)
         while entries := mail.waiting():
             for target, answer in store_outbox.receive(client, names, mail.source, entries).items():
@@ -194,7 +196,8 @@ class Outbox:
                 mail.delivered(target, answer.tail)
                 if answer.status != "ok":
                     raise redis.ResponseError(f"{target} does not take what source {self.source!r} sends: {answer.status} {answer.culprit}, after {answer.tail or 'none'}")
-        mail.trim(client, self.place.key, self.place.token or 0)
+        if self.place.token is not None:
+            mail.trim(client, self.place.key, self.place.token)
 
     def _commands(self) -> list[list[Any]]:
         commands = [

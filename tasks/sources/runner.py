@@ -50,10 +50,6 @@ def run_sources(installation: Installation, names: Sequence[str], say_line: Call
         for computation, config in found:
             if not isinstance(config, TCPSourceConfig):
                 raise SetupError(f"source {computation.name!r} is not a TCP source. Only TCP sources can share a process; run it alone")
-            if installation.settings.partitions_url:
-                raise SetupError(
-                    f"source {computation.name!r}: a TCP source does not work with PARTITIONS_URL yet. Read a file or a stream instead, or send with send_many"
-                )
             feeds.append(Feed(installation, computation, config, stop))
         TCPSources(feeds, stop).run(say_line)
     except EndAtOnce as end:

@@ -130,6 +130,12 @@ class Names:
                 "Change global_keyprefix in broker_transport_options, or the group's name"
             )
 
+        if self.is_spread and _around(self.root) == ("", ""):
+            raise SetupError(
+                f"queue names can't begin with {self.root!r} with PARTITIONS_URL: its own hash tag would put all partitions into one slot. Change "
+                "global_keyprefix in broker_transport_options, or the group's name"
+            )
+
     @property
     def root(self) -> str:
         return self.prefix + self.group

@@ -114,8 +114,13 @@ class Outbox:
         self._count = self._bytes = 0
         self._packed, self.is_loaded = [], False
 
-    def pack(self, commands: Iterable[list[Any]]) -> list[list[Any]]:
-        """The commands of a commit, with those for other servers replaced by the commands that append them to the outbox."""
+    def begin(self) -> None:
+        """Use it without a list in Redis: what this process has not sent is lost with it."""
+        self.is_loaded = True
+
+    def pack(self, commands: Iterable[list[Any]], *, keeps: bool = True) -> list[list[Any]]:
+        """The commands of a commit, with those for other servers replaced by the commands that append them to the outbox. `keeps`: False
+        without a list in Redis."""
         own, others = [], cast(dict[str, list[list[Any]]], {})
         for command in commands:
             target = self._places.owner(keys_in(command)[0])
@@ -132,8 +137,9 @@ class Outbox:
             before, packed = self._tails.get(target, ""), msgspec.msgpack.encode(some)
             tail = f"{number_of(before) + 1}:{sha1(before.encode() + packed, usedforsecurity=False).hexdigest()[:16]}"
             self._packed.append(msgspec.msgpack.encode(Entry(target, before, tail, packed)))
-            own.append(["HSET", self.tails_key, target, tail])
-        return own + list(split(["RPUSH", self.key], self._packed))
+            if keeps:
+                own.append(["HSET", self.tails_key, target, tail])
+        return own + list(split(["RPUSH", self.key], self._packed)) if keeps else own
 
     def written(self) -> None:
         """The commit of the last `pack` is written."""

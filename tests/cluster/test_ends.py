@@ -8,7 +8,9 @@ from pathlib import Path
 
 from tests.fundamentals.live import PATIENCE_SECONDS
 from tests.sources.conftest import LiveEnds
+from tests.sources.test_tcp import counted, pairs, received
 from tests.support.cluster import RedisCluster
+from tests.support.ends import Receiver, sender
 from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
@@ -37,3 +39,19 @@ def test_a_file_through_a_cluster_into_a_list_and_messages_into_a_sink(cluster: 
         assert of_key == {f"key-{key}": list(range(key, COUNT, 7)) for key in range(7)}
         wait_until(lambda: out.exists() and len(out.read_text().splitlines()) >= 600, PATIENCE_SECONDS, message=sink.log())
         assert len(set(out.read_text().splitlines())) == 600
+
+
+def test_a_tcp_source_and_a_tcp_sink(cluster: RedisCluster, tmp_path: Path) -> None:
+    with (
+        RedisServer() as control,
+        LiveEnds(control.url(), tmp_path, PARTITIONS_GROUP="tcp", PARTITIONS_URL=cluster.url()) as live,
+    ):
+        live.start_worker()
+        _, port = live.start_listening()
+        live.start_end("sink", "out")
+        receiver = Receiver(live.sink_port)
+        with receiver, sender(port) as connection:
+            for start in range(0, 3000, 1000):
+                connection.sendall(pairs(range(start, start + 1000)))
+            wait_until(lambda: len(receiver.frames) >= 3000, PATIENCE_SECONDS)
+        assert received(receiver) == counted(3000)

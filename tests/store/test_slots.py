@@ -6,6 +6,7 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
+from celery_partitions.model.errors import SetupError
 from celery_partitions.store.names import INGRESS, Names
 from celery_partitions.store.slots import Address, Places, fixed_slots, parse_servers, slots_in
 
@@ -19,6 +20,11 @@ def test_all_keys_of_a_partition_share_a_slot_and_the_others_are_on_the_control_
     assert {places.slot(key) for key in keys} == {key_slot(b"shop:partition.3")}
     for key in (names.queue(INGRESS), names.meta(INGRESS), names.commits("3"), names.owners, "celery", "celery-task-meta-1", "partition.3", "shop:partition.03"):
         assert places.slot(key) is None
+
+
+def test_a_hash_tag_of_ones_own_is_refused() -> None:
+    with pytest.raises(SetupError, match="one slot"):
+        Names("partition", "{shop}:", is_spread=True)
 
 
 def test_the_slot_of_a_command() -> None:
