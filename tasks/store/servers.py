@@ -9,6 +9,7 @@ server does not answer, commands for it fail at once, and a thread asks until it
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ class Servers(redis.Redis):
         self._looked_at = time.monotonic()
         #: Servers that did not answer, until they answer again.
         self._down: set[Address] = set()
+        self._process = os.getpid()
         self._closed = False
 
     # Which server.
@@ -73,10 +75,12 @@ class Servers(redis.Redis):
             candidates = dict.fromkeys([*(one for one in self._clients if one not in self._down), *self.url.addresses])
             last: Exception | None = None
             for address in candidates:
+                client = self._connected(address)
                 try:
-                    self._owners = slots_in(self._connected(address).execute_command("CLUSTER", "SLOTS"), address)
+                    self._owners = slots_in(client.execute_command("CLUSTER", "SLOTS"), address)
                 except UNREACHABLE as error:
                     last = error
+                    self.lost(client)
                 except redis.ResponseError as error:
                     if "cluster support disabled" in str(error):
                         raise SetupError(
@@ -143,6 +147,8 @@ class Servers(redis.Redis):
         return owner
 
     def _client(self, address: Address) -> redis.Redis:
+        if self._down and self._process != os.getpid():  # after a fork no thread asks
+            self._down, self._process, self._lock = set(), os.getpid(), threading.Lock()
         if address in self._down:
             raise redis.ConnectionError(f"the server {address} does not answer")
         return self._connected(address)

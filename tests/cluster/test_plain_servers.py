@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from celery_partitions import SetupError
+from celery_partitions.store.servers import Servers, connect_group
+from celery_partitions.store.slots import Address
+from celery_partitions_config.settings import Settings
 from tests.fundamentals.application import Sale, sell
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.server import RedisServer
@@ -38,3 +41,18 @@ def test_messages_between_plain_servers_and_the_order_of_the_list(tmp_path: Path
         assert worker.wait() == 1
         assert "was number" in worker.log()
         live.print_logs()
+
+
+def test_a_forked_process_does_not_take_a_server_for_dead_for_ever() -> None:
+    with RedisServer() as control, RedisServer() as away, RedisServer() as there:
+        settings = Settings(redis_url=control.url(), partitions_url=f"redis://{away.host}:{away.port},{there.host}:{there.port}")
+        client = connect_group(settings, "partition")
+        assert isinstance(client, Servers)
+        try:
+            client.all()[Address(away.host, away.port)].ping()
+            client.lost(client.all()[Address(away.host, away.port)])
+            client._process = -1  # as in a child, where the thread that asks is not
+            number = next(n for n in range(100) if client.places.slot(f"partition.{n}") < 8192)  # type: ignore[operator]
+            assert client.lpush(f"partition.{number}", "message") == 1
+        finally:
+            client.close()
