@@ -102,7 +102,8 @@ class StateReader:
             # A former name first: a worker that takes the states over meanwhile moves them from there to the present one.
             for name in (*computation.formerly, computation.name):
                 rows = yield partial(self._fetch, name, page)
-                for key, stored in zip(page * (len(rows) // len(page)), rows, strict=True):
+                for number, key in enumerate(page):
+                    stored = next((row for row in rows[number :: len(page)] if row is not None), None)
                     if stored is not None:
                         found[key] = self.codec.load(computation, key, stored)
         return found

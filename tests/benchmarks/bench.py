@@ -54,6 +54,8 @@ class Size:
     threaded_messages: int = 10_000
     plain_waiting_messages: int = 5_000
     calls_at_once: int = 1_000
+    #: Keys of a group that is resized while messages come.
+    resized_keys: int = 200_000
     #: Enough messages that the dashboard can be opened and closed several times while they are processed.
     dashboard_messages: int = 6_000_000
     #: As long as one refresh of its page, after settling. Not longer, so that the machine's load is the same with the page open and closed.
@@ -74,6 +76,7 @@ SMALL = Size(
     depth=100_000,
     delayed_plain_messages=50,
     cached_keys=5_000,
+    resized_keys=5_000,
     due=3_000,
     slow_messages=200,
     waiting_messages=3_000,

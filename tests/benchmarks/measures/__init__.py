@@ -19,6 +19,7 @@ from tests.benchmarks.measures import (
     partitioning,
     pipelines,
     recovery,
+    resizing,
     round_trips,
     sends,
     server_time,
@@ -47,5 +48,6 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "waiting": waiting.measure,
     "pipelines": pipelines.measure,
     "recovery": recovery.measure,
+    "resize": resizing.measure,
     "dashboard": dashboard.measure,
 }
