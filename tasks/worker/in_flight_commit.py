@@ -292,7 +292,8 @@ def finish(owned: OwnedPartition, calls: PartitionCalls, run: KeyRun) -> None:
     if calls.runs.get(run.key) is not run:
         return
     del calls.runs[run.key]
-    owned.cache.give_back(run.slots)
+    if not calls.doubtful:  # else an operator may have changed them since they were committed
+        owned.cache.give_back(run.slots)
     record = owned.parked.get(run.key)
     if record is not None:
         owned.note_due(run.key, record)

@@ -165,6 +165,21 @@ def test_an_operators_edit_refuses_only_the_key_of_the_call(live: LiveGroup, loo
     assert overlaps(recorded(live.client)) == []
 
 
+def test_a_lost_reply_that_shows_an_edit_leaves_no_old_state_in_memory(live: LiveGroup, loop: LoopByHand) -> None:
+    """The commit is sent again, and the answer is the first to show what an operator changed in between."""
+    live.send(visit, [Visit("k", 1)])
+    loop.look_again()
+    wait_until(lambda: loop.pending is not None or loop.work(loop.owned))
+    wait_until(lambda: live.numbers_of(visit, "k") == [1])
+    live.group.states.forget(visit.computation, "k")
+    assert loop.pending is not None
+    loop.pending.sent = None
+    loop.settle()
+    live.send(visit, [Visit("k", 2)])
+    until_drained(live, loop)
+    assert live.numbers_of(visit, "k") == [2]
+
+
 def test_an_edit_while_the_batch_is_in_the_queue_repeats_only_its_key(live: LiveGroup, loop: LoopByHand) -> None:
     live.send(visit, [Visit(f"k{number}", number, 0.05) for number in range(4)])
     loop.look_again()
