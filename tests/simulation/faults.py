@@ -89,11 +89,12 @@ class Faults(Operators):
     def during_call(self, what: str, number: int) -> float:
         """Called in a call outside of the loop: as `during`, and the judge sees when the call begins and ends. Returns how long it takes."""
         process = self.world.who()
+        if what != "end":
+            self.world.check_alive()
         if what:
             self.judge.called(what, process, number)
         if what == "end":
             return 0.0
-        self.world.check_alive()
         if number in self.poison_messages:
             self.log(f"{process} is killed by {number}", "poison")
             self.world.die()
