@@ -93,3 +93,14 @@ def test_workers_are_listed_with_their_partitions(cluster: Cluster) -> None:
     assert (one.queues, one.pinned, one.draining) == (["partition.1", "partition.2"],) * 2 + (True,)
     assert (two.queues, two.pinned, two.draining) == (["partition.0", "partition.3", "partition"], [], False)
     assert one.lease_seconds > 1000
+
+
+def test_a_worker_that_is_cut_off_can_be_undrained(cluster: Cluster) -> None:
+    """Its membership has lapsed, but not its drain, which would count again when it comes back."""
+    one = cluster.join()
+    cluster.settle()
+    assert drain(cluster.client, cluster.names, node_name(one), by="me") == "ok"
+    cluster.client.zadd(cluster.names.workers, {one: 1})
+    assert undrain(cluster.client, cluster.names, node_name(one), by="me") == "ok"
+    assert cluster.client.hlen(cluster.names.draining) == 0
+    assert undrain(cluster.client, cluster.names, node_name(one), by="me") == "unknown"

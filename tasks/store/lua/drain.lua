@@ -3,7 +3,7 @@
 --
 -- KEYS  1 workers (zset)  2 draining (hash)  3 audit (stream)
 -- ARGV  1 node name  2 "drain" or "undrain"  3 channel `changed`  4 approximate maximum length of the audit  5 who  6 what  7 detail (JSON)
--- Returns "ok", "already" (nothing to change), or "unknown" (no live worker has this name).
+-- Returns "ok", "already" (nothing to change), or "unknown" (no live worker has this name, and none is drained under it).
 -- Publishes on `changed` if something changed.
 
 local time = redis.call('TIME')
@@ -13,6 +13,15 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf')) do
   if string.match(worker, '^(.*)/[^/]*$') == ARGV[1] then
     found = true
     if (redis.call('HEXISTS', KEYS[2], worker) == 1) ~= (ARGV[2] == 'drain') then
+      changed[#changed + 1] = worker
+    end
+  end
+end
+-- A worker that is cut off may come back, and is drained then.
+if not found and ARGV[2] == 'undrain' then
+  for _, worker in ipairs(redis.call('HKEYS', KEYS[2])) do
+    if string.match(worker, '^(.*)/[^/]*$') == ARGV[1] then
+      found = true
       changed[#changed + 1] = worker
     end
   end
