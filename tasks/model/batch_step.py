@@ -250,7 +250,7 @@ class BatchStep:
         out.emitted, out.late = [*self.replay.outputs(), *self.alarms], self.replay.late()
         if out.emitted:
             out.outputs = [self.replay.emitted, self.outbox.sent]
-        out.ended = clock()
+        out.ended, out.share = clock(), self.replay.share
         return out
 
     def fail_first(self, text: str) -> Calls[Outcome]:

@@ -189,6 +189,8 @@ class Outcome(msgspec.Struct):
     effects: list[MoreEffects] = msgspec.field(default_factory=list)
     #: It is one message that was applied: of what `absorb` adds, only states, outputs and times are set.
     is_short: bool = False
+    #: Its outputs, as a share of the limits for one commit.
+    share: float = 0.0
     #: The next message is a plain Celery task. The worker runs it, then continues.
     plain_task: PlainTask | None = None
 
@@ -203,7 +205,7 @@ class Outcome(msgspec.Struct):
         `taken`, which counts the messages of the queue."""
         for computation, states in one.states.items():
             self.states.setdefault(computation, {}).update(states)
-        self.ends += [self.ended] * (len(self.done) - len(self.ends)) + [one.ended] * len(one.done)
+        self.ends += [self.ended] * (len(self.done) - len(self.ends)) + (one.ends or [one.ended] * len(one.done))
         self.done += one.done
         self.began += one.began
         self.ended = max(self.ended, one.ended)

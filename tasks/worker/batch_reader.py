@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import cast
 
 from celery_partitions.model.effects import READY
@@ -12,7 +12,7 @@ from celery_partitions.model.items import Item, Reading, Skipped, Work, condemne
 from celery_partitions.model.mailboxes import behind_lines
 from celery_partitions.model.topology import Topology
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.store.parked_keys import read_mailbox
+from celery_partitions.store.parked_keys import read_mailbox, read_mailboxes
 from celery_partitions.worker.batch_loader import (
     drop_known_duplicates,
     load_due,
@@ -22,6 +22,7 @@ from celery_partitions.worker.batch_loader import (
 )
 from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.parts import LoopParts
+from celery_partitions.worker.retries import MAX_TOGETHER, together
 
 #: At most this many waiting tasks of a partition are reported to other workers.
 MAX_LACKS = 20
@@ -61,14 +62,41 @@ class BatchReader:
         """Load the next parked keys that are due."""
         load_due(self.client, self.names, owned)
 
-    def mailbox(self, owned: OwnedPartition, key: str, known_elsewhere: Container[str]) -> Batch:
-        """A parked key's next messages. `known_elsewhere`: the tasks that another worker knows."""
-        record = owned.parked[key]
+    def retries(self, owned: OwnedPartition, known_elsewhere: Container[str]) -> Batch | None:
+        """The next messages of the parked keys whose retries are due; None if none is. `known_elsewhere`: the tasks that another worker knows."""
         limit = self.settings.batch_messages // 10
+        keys = owned.due_keys(max(1, min(limit, MAX_TOGETHER)))
+        if not keys:
+            return None
+        if len(keys) > 1:
+            parts = self.mailboxes(owned, keys, limit // len(keys), known_elsewhere)
+            if len(parts) > 1:
+                return together(parts[0], parts)
+        owned.alone.discard(keys[0])
+        return self.mailbox(owned, keys[0], limit, known_elsewhere)
+
+    def mailboxes(self, owned: OwnedPartition, keys: Sequence[str], limit: int, known_elsewhere: Container[str]) -> list[Batch]:
+        """The next messages of parked keys, at most `limit` of each: of the first keys, if all would be too large or one has none."""
+        parts: list[Batch] = []
+        room = self.settings.batch_bytes
+        for key, (messages, length) in read_mailboxes(self.client, self.names, owned.partition, keys, limit).items():
+            room -= sum(map(len, messages))
+            if not messages or room < 0:
+                break
+            parts.append(self.retry(owned, key, messages, length, known_elsewhere))
+        return parts
+
+    def mailbox(self, owned: OwnedPartition, key: str, limit: int, known_elsewhere: Container[str]) -> Batch:
+        """A parked key's next messages."""
+        record = owned.parked[key]
         if record.reason == READY:
             limit = min(limit, owned.turn_messages)
         limit = max(limit, messages_to_read(self.installation.computations, record.task), 1)
-        messages, length = read_mailbox(self.client, self.names, owned.partition, key, limit)
+        return self.retry(owned, key, *read_mailbox(self.client, self.names, owned.partition, key, limit), known_elsewhere)
+
+    def retry(self, owned: OwnedPartition, key: str, messages: list[bytes], length: int, known_elsewhere: Container[str]) -> Batch:
+        """The batch of a parked key's next messages. `length`: how many its mailbox has."""
+        record = owned.parked[key]
         owned.mailbox_lengths[key] = length
         waited_out = owned.has_waited_out(record, self.settings.deploy_wait_seconds)
         if record.reason == "unknown-task" and record.task in known_elsewhere:

@@ -229,7 +229,7 @@ def plan_calls(
             ask = 0  # the next messages are known
     commit = commit_of(names, owned, effects, taken, now, ask=ask)
     retried = sum(1 for run, count in plan.runs if count and run.attempt > 1)
-    planned = PlannedCommit(commit, plan.parked, None, retried)
+    planned = PlannedCommit(commit, plan.parked, (), retried)
     batch = Batch([]) if closing is None else closing.batch
     return PlannedCalls(batch, outcome, planned, plan.runs, closing, plan.unparked, is_noted)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import assert_never
 
@@ -36,6 +36,7 @@ from celery_partitions.worker.partition_state import Event, State
 from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.planned_commit import PendingCommit, plan_commit
 from celery_partitions.worker.resizing import Resizing
+from celery_partitions.worker.retries import Retry, apart, merged, one_if_one
 from celery_partitions.worker.timelines import Timelines
 from celery_partitions.worker.turns import Turns
 from celery_partitions.worker.unwritable import narrowed, widen
@@ -152,9 +153,12 @@ class PartitionLoop(threading.Thread):
                     self.calls.commit(owned)
                 return
             batch = narrowed(owned, batch)
-            batch = alone(self.client, self.names, owned, batch, self.settings)
+            batch = one_if_one(alone(self.client, self.names, owned, batch, self.settings))
             self.runner.begin()
             items = self.reader.states(owned, self.reader.items(owned, batch))
+            if batch.parts:
+                outcome = self.retry(owned, batch, items)
+                return
             division = None
             if self.calls is not None:
                 division = self.calls.divide(owned, batch, items)
@@ -163,9 +167,7 @@ class PartitionLoop(threading.Thread):
             outcome = self.step(owned, batch, items if division is None else division.items)
             if outcome.plain_task is not None and outcome.taken == 0:
                 outcome = self.run_celery_task(owned, items)
-            owned.stalled = self.runner.longest_stall_seconds() > self.settings.lease_seconds / 2
-            if self.peer is not None and outcome.done:
-                self.peer.write([work.message for work in outcome.done])
+            self.stepped(owned, outcome)
             if self.calls is not None and division is not None and self.calls.begin(owned, batch, items, division, outcome):
                 return
             self.commit(owned, batch, items, outcome)
@@ -215,9 +217,9 @@ class PartitionLoop(threading.Thread):
             return None
         if owned.must_read_due():
             self.reader.due(owned)
-        key = owned.due_key() if owned.is_turn_of_retries() else None
-        if key is not None:
-            return self.reader.mailbox(owned, key, self._share.known_elsewhere)
+        retries = self.reader.retries(owned, self._share.known_elsewhere) if owned.is_turn_of_retries() else None
+        if retries is not None:
+            return retries
         if owned.calls is not None and owned.calls.open is not None:
             return None
         if delayed_is_due and (not self.peek(owned) or owned.state is not State.KNOWN or self.resizing.must_attend(owned)):
@@ -241,11 +243,42 @@ class PartitionLoop(threading.Thread):
             owned.turn_messages = turn_messages(len(outcome.done), outcome.ended - outcome.began[0], self.settings.batch_messages)
         return outcome
 
-    def commit(self, owned: OwnedPartition, batch: Batch, items: list[Item], outcome: Outcome) -> None:
-        """Send the commit of an outcome. Its answer will bring the next batch."""
+    def stepped(self, owned: OwnedPartition, outcome: Outcome) -> None:
+        """A step has ended, and nothing of it is written."""
+        owned.stalled = self.runner.longest_stall_seconds() > self.settings.lease_seconds / 2
+        if self.peer is not None and outcome.done:
+            self.peer.write([work.message for work in outcome.done])
+
+    def retry(self, owned: OwnedPartition, batch: Batch, items: list[Item]) -> Outcome | None:
+        """Retry several parked keys, each in a step of its own, up to sending their commit. Returns what they have decided."""
+        retries, done = list(apart(batch, items)), list[Retry]()
+        owned.alone.update(retry.key for retry in retries if not retry.is_independent)
+        end, share = self.clock.monotonic() + self.settings.batch_seconds, 0.0
+        for retry in retries:
+            retry.batch.seconds = end - self.clock.monotonic()
+            if retry.key in owned.alone or (done and (retry.batch.seconds < 0 or share >= 1 or done[-1].outcome.pause)):
+                break
+            retry.outcome = one = self.step(owned, retry.batch, list(retry.items))
+            share += one.share
+            self.answer_for(owned, retry.batch, one)
+            done.append(retry)
+        if not done:
+            return None  # the first key's turn is the next one
+        outcome = merged(done)
+        self.stepped(owned, outcome)
+        self.commit(owned, batch, items, outcome, done)
+        return outcome
+
+    def answer_for(self, owned: OwnedPartition, batch: Batch, outcome: Outcome) -> None:
+        """Add to an outcome what callers get who wait for its messages."""
         if outcome.answered or outcome.dead or outcome.parked or outcome.skipped:
             outcome.effects += self.parts.answers.of(owned, batch, outcome)
-        planned = plan_commit(self.names, owned, batch, items, outcome, self.settings, self.timelines)
+
+    def commit(self, owned: OwnedPartition, batch: Batch, items: list[Item], outcome: Outcome, retries: Sequence[Retry] = ()) -> None:
+        """Send the commit of an outcome. Its answer will bring the next batch. `retries`: see `plan_commit`."""
+        if not retries:
+            self.answer_for(owned, batch, outcome)
+        planned = plan_commit(self.names, owned, batch, items, outcome, self.settings, self.timelines, retries)
         if planned is not None:
             self.settle()
             owned.on(Event.SENT)
@@ -295,7 +328,7 @@ class PartitionLoop(threading.Thread):
             self.faults.written()
             widen(owned, self.settings.batch_messages)
             planned, lacked = pending.planned, bool(owned.lacks)
-            owned.follow(pending.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
+            owned.follow(pending.outcome, planned.parked, planned.ended, planned.taken_of)
             if owned.lacks and not lacked:
                 self.wake_keeper()  # another worker may know the task
             if pending.calls is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
@@ -68,6 +68,10 @@ class Batch:
     #: Why the message becomes a dead letter, or counts as failed, without running.
     condemned: Verdict | None = None
     failed: str | None = None
+    #: If several parked keys are retried in one turn: the batch of each. The fields above are then about the first, `messages` has all.
+    parts: Sequence[Batch] = ()
+    #: The step may not take longer.
+    seconds: float = math.inf
 
     @property
     def line(self) -> str | None:
@@ -93,6 +97,8 @@ class OwnedPartition:
     mailbox_lengths: dict[str, int] = field(default_factory=dict)
     #: The parked keys that wait only for their turn.
     in_turn: set[str] = field(default_factory=set)
+    #: Parked keys whose next retry shares its turn with no other, because one of their messages could not.
+    alone: set[str] = field(default_factory=set)
     #: The parked keys that are lines of tasks.
     lines: set[str] = field(default_factory=set)
     #: Those that are own lines of computations.
@@ -307,7 +313,7 @@ class OwnedPartition:
     def turn_seconds(self, batch: Batch, longest: float) -> float:
         """How long the step of a batch may take. `longest`: without fairness between keys."""
         shared = batch.mailbox_of is None and self.hot_key_is_due
-        return min(longest, TURN_SECONDS if batch.ready else LONG_SECONDS if shared else longest)
+        return min(longest, batch.seconds, TURN_SECONDS if batch.ready else LONG_SECONDS if shared else longest)
 
     @property
     def hot_key_is_due(self) -> bool:
@@ -318,6 +324,25 @@ class OwnedPartition:
         """The parked key whose retry is most overdue; None if none is due."""
         first = self.first_due
         return first[1] if first is not None and first[0] <= self.server_now() else None
+
+    def due_keys(self, limit: int) -> list[str]:
+        """The parked keys to retry in one turn, the most overdue first; at most `limit`."""
+        chosen: dict[str, tuple[float, str]] = {}
+        while len(chosen) < limit and (key := self.due_key()) is not None:
+            may_share = self.may_share(key)
+            if chosen and not may_share:
+                break
+            chosen[key] = heappop(self.dues)
+            if not may_share:
+                break
+        for due in chosen.values():  # their entries count until a commit changes their records
+            heappush(self.dues, due)
+        return list(chosen)
+
+    def may_share(self, key: str) -> bool:
+        """Whether a parked key may be retried in one turn with others."""
+        is_line = key in self.lines or key in self.own_lines
+        return not is_line and key not in self.alone and self.parked[key].reason not in ("gather", READY, "unknown-task")
 
     def seconds_to_next_due(self) -> float | None:
         """Seconds until a delayed message or a retry is due that may be taken then; None if there is none."""
@@ -383,26 +408,27 @@ class OwnedPartition:
         return limit if taken >= len(batch.messages) else max(MIN_ASKED, min(limit, taken * 2))
 
     def follow(
-        self, outcome: Outcome, parked: dict[str, ParkedKey], ended: str | None, mailbox_of: str | None = None
+        self, outcome: Outcome, parked: dict[str, ParkedKey], ended: Iterable[str], taken_of: Mapping[str, int]
     ) -> None:
-        """Update memory with what a commit wrote to Redis."""
+        """Update memory with what a commit wrote to Redis. `taken_of`: how many messages it took from each mailbox."""
         self.fault = ""
         self.trying = []
         self.cache.committed(outcome.states)
         self.cache.may_hold_unreadable(bool(outcome.dead))
         for key, raws in outcome.mailed.items():
             self.mailbox_lengths[key] = self.mailbox_lengths.get(key, 0) + len(raws)
-        if mailbox_of is not None:
-            self.mailbox_lengths[mailbox_of] = self.mailbox_lengths.get(mailbox_of, 0) - outcome.taken
+        for key, count in taken_of.items():
+            self.mailbox_lengths[key] = self.mailbox_lengths.get(key, 0) - count
         self.parked.update(parked)
-        if ended is not None:
-            self.parked.pop(ended, None)
-            self.lines.discard(ended)
-            self.own_lines.discard(ended)
-            self.lacks.pop(ended, None)
-            self.in_turn.discard(ended)
-            self.mailbox_lengths.pop(ended, None)
+        for key in ended:
+            self.parked.pop(key, None)
+            self.lines.discard(key)
+            self.own_lines.discard(key)
+            self.alone.discard(key)
+            self.lacks.pop(key, None)
+            self.in_turn.discard(key)
+            self.mailbox_lengths.pop(key, None)
             if self.calls is not None:
-                self.calls.running.discard(ended)
+                self.calls.running.discard(key)
         for key, fact in parked.items():
             self.note_parked(key, fact)

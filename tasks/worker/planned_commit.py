@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -19,6 +19,7 @@ from celery_partitions.model.effects import (
     FollowUp,
     ParkedKey,
     PutParkedKey,
+    TakeFromMailbox,
     Unpark,
 )
 from celery_partitions.model.fairness import EARLY_SECONDS
@@ -29,6 +30,7 @@ from celery_partitions.store.commits import Commit, SentCommit
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
 from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.retries import Retry
 from celery_partitions.worker.timelines import Timelines
 
 if TYPE_CHECKING:
@@ -46,10 +48,12 @@ class PlannedCommit:
 
     commit: Commit
     parked: dict[str, ParkedKey]
-    #: The key whose mailbox the commit empties.
-    ended: str | None
+    #: Keys whose mailboxes the commit empties.
+    ended: Sequence[str] = ()
     #: How many of its messages were retries.
     retried: int = 0
+    #: How many messages it takes from the mailboxes of keys that the loop has retried.
+    taken_of: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -69,53 +73,60 @@ class PendingCommit:
 
 
 def plan_commit(
-    names: Names, owned: OwnedPartition, batch: Batch, items: Sequence[Item], outcome: Outcome, settings: Settings, timelines: Timelines | None = None
+    names: Names,
+    owned: OwnedPartition,
+    batch: Batch,
+    items: Sequence[Item],
+    outcome: Outcome,
+    settings: Settings,
+    timelines: Timelines | None = None,
+    retries: Sequence[Retry] = (),
 ) -> PlannedCommit | None:
     """The commit of an outcome, which also asks for the next messages; None if there is nothing to write. `timelines`: add to them what
-    changes."""
-    now = owned.server_now()
-    parked = _parked_after(owned, batch, outcome, now) | _waiting_after(owned, batch, outcome, now, settings.deploy_wait_seconds)
-    effects = list(outcome.written(owned.partition, owned.commit_number, parked))
+    changes. `retries`: what the outcome consists of, if several parked keys were retried."""
+    now, key = owned.server_now(), batch.mailbox_of
+    are_several = bool(retries)
+    if key is not None and not are_several:
+        retries = [Retry(batch, items, outcome)]
+    again = {retry.key for retry in retries if retry.outcome.taken == 0}
+    parked = _parked_after(owned, again, outcome, now) | _waiting_after(owned, again, outcome, now, settings.deploy_wait_seconds)
+    effects: list[Effect] = []
+    if are_several:
+        effects += [TakeFromMailbox(one.key, one.batch.messages[: one.outcome.taken]) for one in retries if one.outcome.taken]
+    effects += outcome.written(owned.partition, owned.commit_number, parked)
     if owned.seen and outcome.taken:
         fresh = ids_to_remember(items[: outcome.taken], {dead_letter_item.raw for dead_letter_item, _ in outcome.dead})
         effects += remember(owned.seen, fresh, now, settings.deduplicate_ids)
     if batch.noted:
         is_of_queue = batch.mailbox_of is None and outcome.taken > 0
         effects.append(EndIsolation(batch.noted, owned.to_isolate - outcome.taken if is_of_queue else None))
-    ended = None
-    key = batch.mailbox_of
-    if key is not None and outcome.taken:
-        dead_letter = owned.parked[key].dead_letter
-        if dead_letter is not None:  # its message is no longer in the mailbox
-            effects.append(DropDeadLetter(dead_letter))
-        if key not in parked and outcome.taken >= batch.length:
-            ended = key
-            effects.append(Unpark(key))
-        elif key not in parked:  # the next message was not tried yet: due immediately
-            before = owned.parked[key]
-            about = _about(items[outcome.taken :])
-            if batch.waited_out and outcome.dead:
-                parked[key] = ParkedKey(now, 1, since=before.since, reason=before.reason)
-            elif before.reason == READY:
-                parked[key] = replace(before, due=now - EARLY_SECONDS, **about)
-            elif before.waits_its_turn:  # nothing has failed, so the mailbox still has no limit
-                reason = before.reason if before.reason == "gather" else RUNNING
-                parked[key] = replace(ParkedKey(now, 1, since=before.since), reason=reason, **about)
-            else:
-                parked[key] = replace(ParkedKey(now, 1), **about)
-            effects.append(PutParkedKey(key, parked[key]))
-    elif key is not None and key not in parked and batch.length == 0:
-        ended = key
-        effects.append(Unpark(key))
-    count = owned.count_in_turn(parked, () if ended is None else (ended,))
+    ended = []
+    for retry in retries:
+        before = owned.parked[retry.key]
+        if retry.outcome.taken and before.dead_letter is not None:  # its message is no longer in the mailbox
+            effects.append(DropDeadLetter(before.dead_letter))
+        if retry.key in parked:
+            continue
+        if retry.outcome.taken >= retry.batch.length:
+            ended.append(retry.key)
+            effects.append(Unpark(retry.key))
+        elif retry.outcome.taken:
+            parked[retry.key] = _next_of(retry, before, now)
+            effects.append(PutParkedKey(retry.key, parked[retry.key]))
+    count = owned.count_in_turn(parked, ended)
     if count is not None:
         effects.append(CountRunning(count))
     if timelines is not None and (added := timelines.effect(owned, outcome, parked, {})) is not None:
         effects.append(added)
-    commit = commit_of(names, owned, effects, batch.messages[: outcome.taken], now, mailbox_of=key, ask=_ask(owned, batch, outcome, settings.batch_messages))
+    ask = _ask(owned, batch, outcome, settings.batch_messages)
+    if are_several:
+        commit = commit_of(names, owned, effects, (), now, ask=ask)
+    else:
+        commit = commit_of(names, owned, effects, batch.messages[: outcome.taken], now, mailbox_of=key, ask=ask)
     if not commit.commands and not commit.taken:
         return None
-    return PlannedCommit(commit, parked, ended, retried=int(key is not None and batch.attempt > 1))
+    retried = sum(retry.batch.attempt > 1 for retry in retries)
+    return PlannedCommit(commit, parked, ended, retried, {retry.key: retry.outcome.taken for retry in retries})
 
 
 def commit_of(
@@ -137,6 +148,19 @@ def commit_of(
     )
 
 
+def _next_of(retry: Retry, before: ParkedKey, now: float) -> ParkedKey:
+    """The record of a key whose next message was not tried yet: it is due immediately. `before`: its record so far."""
+    about = _about(retry.items[retry.outcome.taken :])
+    if retry.batch.waited_out and retry.outcome.dead:
+        return ParkedKey(now, 1, since=before.since, reason=before.reason)
+    if before.reason == READY:
+        return replace(before, due=now - EARLY_SECONDS, **about)
+    if before.waits_its_turn:  # nothing has failed, so the mailbox still has no limit
+        reason = before.reason if before.reason == "gather" else RUNNING
+        return replace(ParkedKey(now, 1, since=before.since), reason=reason, **about)
+    return replace(ParkedKey(now, 1), **about)
+
+
 def _about(rest: Sequence[Item]) -> dict[str, str | None]:
     """The fields of a parked key's record that are about its first message."""
     headers = rest[0].envelope.headers if rest and isinstance(rest[0], Work) else None
@@ -152,12 +176,11 @@ def _ask(owned: OwnedPartition, batch: Batch, outcome: Outcome, limit: int) -> i
     return 0 if are_next and len(owned.messages) > gone else owned.ask_after(batch, outcome.taken, limit)
 
 
-def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float) -> dict[str, ParkedKey]:
-    """The records of the keys that the outcome parks or keeps parked."""
+def _parked_after(owned: OwnedPartition, again: Container[str], outcome: Outcome, now: float) -> dict[str, ParkedKey]:
+    """The records of the keys that the outcome parks or keeps parked. `again`: the retried ones of which no message was taken."""
     parked = {}
     for number, (key, (failure, seconds, used_up)) in enumerate(outcome.parked.items()):
-        failed_again = key == batch.mailbox_of and outcome.taken == 0
-        before = owned.parked[key] if failed_again else None
+        before = owned.parked[key] if key in again else None
         dead_letter = None if before is None else before.dead_letter
         headers = failure.item.envelope.headers
         parked[key] = ParkedKey(
@@ -176,11 +199,11 @@ def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: fl
 
 
 def _waiting_after(
-    owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float, wait_seconds: float
+    owned: OwnedPartition, again: Container[str], outcome: Outcome, now: float, wait_seconds: float
 ) -> dict[str, ParkedKey]:
     """The records of keys and lines that wait for a task, a state or their turn."""
     return {
-        key: one.parked(owned.parked[key] if key == batch.mailbox_of and outcome.taken == 0 else gather_of(owned, key, one), now, wait_seconds)
+        key: one.parked(owned.parked[key] if key in again else gather_of(owned, key, one), now, wait_seconds)
         for key, one in outcome.waiting.items()
     }
 

@@ -96,7 +96,7 @@ class TracedSteps:
 
     def __init__(self, tracing: Tracing) -> None:
         self.tracing = tracing
-        #: The spans of each partition's last step, which its commit links to.
+        #: The spans of each partition's steps since its last commit, to which the next one links.
         self.spans: dict[str, list[Span]] = {}
 
     def step(self, items: Sequence[Item], states: States, rules: StepRules, **more: Any) -> Outcome:
@@ -107,7 +107,7 @@ class TracedSteps:
         if more.get("failed") is not None and isinstance(first, Work):  # it is not called again
             watched.begin(0, first)
         outcome = step(watched, states, rules, **more)
-        self.spans[partition] = self.judged(watched.tries, outcome)
+        self.spans.setdefault(partition, []).extend(self.judged(watched.tries, outcome))
         return outcome
 
     @contextmanager

@@ -50,7 +50,7 @@ def narrow(owned: OwnedPartition, batch: Batch, outcome: Outcome | None, error: 
     if batch.condemned is not None or not batch.messages or not lies_in_the_outcome(error):
         return False
     owned.forget_all()
-    count = len(batch.messages) if outcome is None else max(1, outcome.taken)
+    count = len(batch.messages) if outcome is None or batch.parts else max(1, outcome.taken)
     if count > 1:
         owned.largest_batch = count // 2
     else:

@@ -70,7 +70,7 @@ def test_a_retry_does_not_read_the_queue_again(live: LiveGroup, loop: LoopByHand
         owned.retries_lead = -1.0
         loop.work(owned)
         assert loop.pending is not None
-        assert loop.pending.planned.commit.mailbox_of is not None
+        assert loop.pending.planned.retried
         asked.append(loop.pending.planned.commit.ask)
         loop.settle()
         assert len(owned.messages) == 100
