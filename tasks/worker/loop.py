@@ -36,7 +36,7 @@ from celery_partitions.worker.partition_state import Event, State
 from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.planned_commit import PendingCommit, plan_commit
 from celery_partitions.worker.resizing import Resizing
-from celery_partitions.worker.retries import Retry, apart, merged, one_if_one
+from celery_partitions.worker.retries import Retry, merged, one_if_one, step_each
 from celery_partitions.worker.timelines import Timelines
 from celery_partitions.worker.turns import Turns
 from celery_partitions.worker.unwritable import narrowed, widen
@@ -156,21 +156,26 @@ class PartitionLoop(threading.Thread):
             batch = one_if_one(alone(self.client, self.names, owned, batch, self.settings))
             self.runner.begin()
             items = self.reader.states(owned, self.reader.items(owned, batch))
+            retries, division = list[Retry](), None
             if batch.parts:
-                outcome = self.retry(owned, batch, items)
-                return
-            division = None
-            if self.calls is not None:
-                division = self.calls.divide(owned, batch, items)
-                if division is None:
+                retries = step_each(owned, batch, items, self.step, self.clock.monotonic, self.settings.batch_seconds)
+                if not retries:
                     return
-            outcome = self.step(owned, batch, items if division is None else division.items)
+                outcome = merged(retries)
+            else:
+                if self.calls is not None:
+                    division = self.calls.divide(owned, batch, items)
+                    if division is None:
+                        return
+                outcome = self.step(owned, batch, items if division is None else division.items)
             if outcome.plain_task is not None and outcome.taken == 0:
                 outcome = self.run_celery_task(owned, items)
-            self.stepped(owned, outcome)
+            owned.stalled = self.runner.longest_stall_seconds() > self.settings.lease_seconds / 2
+            if self.peer is not None and outcome.done:
+                self.peer.write([work.message for work in outcome.done])
             if self.calls is not None and division is not None and self.calls.begin(owned, batch, items, division, outcome):
                 return
-            self.commit(owned, batch, items, outcome)
+            self.commit(owned, batch, items, outcome, retries)
         except LeaseLost:
             self.lose(owned)
         except Dropped:
@@ -243,41 +248,12 @@ class PartitionLoop(threading.Thread):
             owned.turn_messages = turn_messages(len(outcome.done), outcome.ended - outcome.began[0], self.settings.batch_messages)
         return outcome
 
-    def stepped(self, owned: OwnedPartition, outcome: Outcome) -> None:
-        """A step has ended, and nothing of it is written."""
-        owned.stalled = self.runner.longest_stall_seconds() > self.settings.lease_seconds / 2
-        if self.peer is not None and outcome.done:
-            self.peer.write([work.message for work in outcome.done])
-
-    def retry(self, owned: OwnedPartition, batch: Batch, items: list[Item]) -> Outcome | None:
-        """Retry several parked keys, each in a step of its own, up to sending their commit. Returns what they have decided."""
-        retries, done = list(apart(batch, items)), list[Retry]()
-        owned.alone.update(retry.key for retry in retries if not retry.is_independent)
-        end, share = self.clock.monotonic() + self.settings.batch_seconds, 0.0
-        for retry in retries:
-            retry.batch.seconds = end - self.clock.monotonic()
-            if retry.key in owned.alone or (done and (retry.batch.seconds < 0 or share >= 1 or done[-1].outcome.pause)):
-                break
-            retry.outcome = one = self.step(owned, retry.batch, list(retry.items))
-            share += one.share
-            self.answer_for(owned, retry.batch, one)
-            done.append(retry)
-        if not done:
-            return None  # the first key's turn is the next one
-        outcome = merged(done)
-        self.stepped(owned, outcome)
-        self.commit(owned, batch, items, outcome, done)
-        return outcome
-
-    def answer_for(self, owned: OwnedPartition, batch: Batch, outcome: Outcome) -> None:
-        """Add to an outcome what callers get who wait for its messages."""
-        if outcome.answered or outcome.dead or outcome.parked or outcome.skipped:
-            outcome.effects += self.parts.answers.of(owned, batch, outcome)
-
-    def commit(self, owned: OwnedPartition, batch: Batch, items: list[Item], outcome: Outcome, retries: Sequence[Retry] = ()) -> None:
+    def commit(self, owned: OwnedPartition, batch: Batch, items: list[Item], outcome: Outcome, retries: Sequence[Retry]) -> None:
         """Send the commit of an outcome. Its answer will bring the next batch. `retries`: see `plan_commit`."""
-        if not retries:
-            self.answer_for(owned, batch, outcome)
+        for part in retries or [Retry(batch, items, outcome)]:
+            one = part.outcome
+            if one.answered or one.dead or one.parked or one.skipped:
+                outcome.effects += self.parts.answers.of(owned, part.batch, one)
         planned = plan_commit(self.names, owned, batch, items, outcome, self.settings, self.timelines, retries)
         if planned is not None:
             self.settle()

@@ -6,12 +6,14 @@ What needs more than its own key's states (a line, a hot key, a batch computatio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from celery_partitions.model.items import Item, Work
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.worker.owned import Batch
+from celery_partitions.worker.owned import Batch, OwnedPartition
+
+Step = Callable[[OwnedPartition, Batch, list[Item]], Outcome]
 
 #: How many parked keys share a commit at most. With more of them, a retry hardly becomes cheaper, and more runs again after a crash.
 MAX_TOGETHER = 100
@@ -49,14 +51,29 @@ def one_if_one(batch: Batch) -> Batch:
     return replace(batch, parts=()) if batch.parts and len(batch.messages) <= len(batch.parts[0].messages) else batch
 
 
-def apart(batch: Batch, items: Sequence[Item]) -> Iterator[Retry]:
-    """The retries of a turn, as far as there are items: fewer, if the batch became shorter meanwhile."""
-    at = 0
+def step_each(
+    owned: OwnedPartition, batch: Batch, items: Sequence[Item], step: Step, clock: Callable[[], float], seconds: float
+) -> list[Retry]:
+    """Step the parts of a batch, the most overdue key first, for these seconds. Returns the retries that were stepped. None, if the first key must
+    be retried alone: its turn is the next one."""
+    retries, at = [], 0
     for part in batch.parts:
         own = items[at : at + len(part.messages)]
-        if own:
-            yield Retry(part, own)
+        if own:  # the batch may have become shorter since it was read
+            retries.append(Retry(part, own))
         at += len(part.messages)
+    owned.alone.update(retry.key for retry in retries if not retry.is_independent)
+    done: list[Retry] = []
+    end, share = clock() + seconds, 0.0
+    for retry in retries:
+        retry.batch.seconds = end - clock()
+        is_full = bool(done) and (retry.batch.seconds < 0 or share >= 1 or done[-1].outcome.pause)
+        if is_full or retry.key in owned.alone:
+            break
+        retry.outcome = step(owned, retry.batch, list(retry.items))
+        share += retry.outcome.share
+        done.append(retry)
+    return done
 
 
 def merged(retries: Sequence[Retry]) -> Outcome:

@@ -9,7 +9,7 @@ import pytest
 from celery_partitions.model.keys import partition_of
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.applications import trouble
-from tests.support.applications.trouble import Trouble, kill, limited
+from tests.support.applications.trouble import Trouble, kill, limited, second
 from tests.support.history import check_history
 from tests.support.wait import wait_until
 
@@ -106,6 +106,25 @@ def test_two_poison_messages_are_both_found(make_live: Callable[..., LiveGroup],
     live.wait_drained()
     check_history(wanted(messages, without={10, 11}), live.numbers(kill))
     assert {dead_letter.reason for dead_letter in live.dead_letters()} == {"kills-the-worker"} and len(live.dead_letters()) == 2
+
+
+@pytest.mark.parametrize(("how", "reason"), [("exit", "kills-the-worker"), ("sleep", "computation-failed")])
+def test_a_retry_that_kills_or_hangs_harms_none_of_those_that_share_its_turn(
+    make_live: Callable[..., LiveGroup], redis_url: str, how: str, reason: str
+) -> None:
+    """Every message fails once. So 30 parked keys are retried together, and one of them is poison."""
+    live = make_live(redis_url, PARTITIONS=1)
+    keys = [f"key-{number}" for number in range(30)]
+    live.send(second, [Trouble(key, number, how if (key, number) == ("key-15", 0) else "") for number in range(2) for key in keys])
+    worker = live.start_worker(module=trouble.__name__)
+    for _ in range(3 if how == "exit" else 0):
+        assert worker.wait(timeout=60) != 0
+        worker = live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    check_history({key: [1] if key == "key-15" else [0, 1] for key in keys}, live.numbers(second))
+    (dead_letter,) = live.dead_letters()
+    assert (dead_letter.reason, dead_letter.key) == (reason, "key-15")
+    assert not live.client.hlen(live.names.isolation("0")) and not live.client.keys("*mailbox*")
 
 
 def test_workers_that_die_for_another_reason_make_no_dead_letters(

@@ -10,8 +10,10 @@ from celery_partitions.model.effects import ParkedKey
 from celery_partitions.store.leases import Lease
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_state import State
+from celery_partitions.worker.retries import MAX_TOGETHER
 from tests.fundamentals.application import Attempt, Step, fail, record
 from tests.fundamentals.live import LiveGroup
+from tests.support.applications.trouble import BROKEN, Trouble, policed
 from tests.worker.by_hand import LoopByHand, loop_by_hand
 
 KEYS = 300
@@ -75,6 +77,40 @@ def test_a_retry_does_not_read_the_queue_again(live: LiveGroup, loop: LoopByHand
         loop.settle()
         assert len(owned.messages) == 100
     assert set(asked) == {0}
+
+
+def test_retries_share_a_commit(live: LiveGroup, loop: LoopByHand) -> None:
+    before = loop.owned.commit_number
+    while loop.owned.commit_number < before + KEYS // MAX_TOGETHER:
+        turn(loop)
+    assert {record.attempt for record in loop.owned.parked.values()} == {3}
+    assert len({record.dead_letter for record in loop.owned.parked.values()}) == len(live.dead_letters()) == KEYS
+
+
+def test_each_key_keeps_its_order_whatever_becomes_of_the_others(live: LiveGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each key's first message fails while `BROKEN` is set; those of every third key fail always, and every fourth has messages of two tasks."""
+    monkeypatch.setenv("REDIS_URL", live.env["REDIS_URL"])
+    live.client.set(BROKEN, 1)
+    names = [f"key-{number}" for number in range(60)]
+    failing, mixed = set(names[::3]), set(names[::4])
+    with loop_by_hand(live) as loop:
+        live.send(policed, [Trouble(key, 0, "fail") for key in names if key not in failing])
+        live.send(fail, [Attempt(key, 0, fail=True) for key in failing])
+        for number in range(1, 5):
+            live.send(record, [Step(key, number) for key in mixed])
+            live.send(policed, [Trouble(key, number) for key in names])
+        turn(loop)
+        live.client.delete(BROKEN)
+        before = loop.owned.commit_number
+        while set(loop.owned.parked) != failing:
+            turn(loop)
+        assert loop.owned.commit_number - before < 20
+    well = [key for key in names if key not in failing]
+    assert live.numbers(policed) == {key: [0, 1, 2, 3, 4] for key in well}
+    assert live.numbers(record) == {key: [1, 2, 3, 4] for key in well if key in mixed}
+    for key in names:
+        waiting = live.client.llen(live.names.mailbox("0", key))  # type: ignore[arg-type]
+        assert waiting == (0 if key in well else 9 if key in mixed else 5)
 
 
 def owned_of(**dues: float | None) -> OwnedPartition:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import redis
 
-from celery_partitions import RetryPolicy, TimeLimitExceeded, app, key_extractor, state_computation
+from celery_partitions import Context, RetryPolicy, TimeLimitExceeded, app, key_extractor, state_computation
 from tests.support.applications.sequences import Sequence
 
-__all__ = ["Trouble", "alone", "app", "kill", "limited", "once", "policed"]
+__all__ = ["Trouble", "alone", "app", "kill", "limited", "once", "policed", "second"]
 
 #: While this Redis key is set, failing messages of `policed` fail.
 BROKEN = "broken"
@@ -90,3 +90,17 @@ def once(trouble: Trouble, state: Sequence) -> None:
     state.numbers.append(trouble.number)
     if trouble.do == "fail":
         raise ValueError(f"{trouble.number} fails on purpose")
+
+
+@state_computation(
+    name="second", state=Sequence, key=trouble_key, time_limit=2, on_error=RetryPolicy(attempts=1, backoff_seconds=0.2, exhausted="dead_letter")
+)
+def second(trouble: Trouble, state: Sequence, context: Context) -> None:
+    """The first try of each message fails. The second one does what the message says."""
+    state.numbers.append(trouble.number)
+    if context.attempt == 1:
+        raise ValueError(f"{trouble.number} fails on purpose")
+    if trouble.do == "exit":
+        os._exit(3)
+    if trouble.do == "sleep":
+        time.sleep(60)
