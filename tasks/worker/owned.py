@@ -298,8 +298,10 @@ class OwnedPartition:
 
     def is_turn_of_retries(self) -> bool:
         """Whether a parked key goes before the queue now. A queue with messages gets at least half of the time; it also goes before a hot key
-        that has had as much."""
-        return not self.messages or self.retries_lead < 0 or (self.retries_lead == 0 and not self.hot_key_is_due)
+        that has had as much. A queue whose calls have no room leaves its turn to the parked keys."""
+        if not self.messages or (self.calls is not None and not self.calls.can_take(self.calls)):
+            return True
+        return self.retries_lead < 0 or (self.retries_lead == 0 and not self.hot_key_is_due)
 
     def charge_turn(self, seconds: float, batch: Batch | None, *, at_most: float) -> None:
         """Record how long a turn took. `at_most`: the largest lead, in seconds, that retries or the queue can build up."""
