@@ -130,10 +130,10 @@ def test_outputs_that_are_pushed_outside_the_commit_are_caught(monkeypatch: pyte
     """Even directly after the commit: the worker can die between the two."""
     sound = PartitionLoop.commit
 
-    def commit(loop: PartitionLoop, owned: OwnedPartition, batch: Any, items: Any, outcome: Outcome) -> None:
+    def commit(loop: PartitionLoop, owned: OwnedPartition, batch: Any, items: Any, outcome: Outcome, retries: Any) -> None:
         commands = commands_of_outputs(outcome.emitted, loop.names, owned.partition, owned.commit_number, 1000)
         outcome.emitted = []
-        sound(loop, owned, batch, items, outcome)
+        sound(loop, owned, batch, items, outcome, retries)
         for command in commands:
             loop.client.execute_command(*command)
 
