@@ -99,6 +99,9 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.virtual.world.now
 
+    def __del__(self) -> None:
+        """A killed process leaves its event loop open. It has no file to close."""
+
     def _make_self_pipe(self) -> None: ...
 
     def _close_self_pipe(self) -> None: ...

@@ -99,12 +99,12 @@ def test_codecs_without_a_config_take_addresses_from_the_command_line(load: Load
     COMMAND_LINE[:] = ["--in", "h:1,h:3", "--out", "h:2"]
     try:
         builder = wallaroo.ApplicationBuilder("oldest").new_pipeline("first", Decoder()).to_sink(Encoder())
-        application = builder.new_pipeline("second", Decoder).to_sinks([Encoder]).build()
+        application = builder.new_pipeline("the second", Decoder).to_sinks([Encoder]).build()
         with pytest.raises(WallarooParameterError, match="has no address"):
             builder.new_pipeline("third", Decoder())
     finally:
         COMMAND_LINE.clear()
-    assert {name: config.port for name, config in application.source_configs.items()} == {"first": 1, "second": 3}  # type: ignore[attr-defined]
+    assert {name: config.port for name, config in application.source_configs.items()} == {"first": 1, "the second": 3}  # type: ignore[attr-defined]
     assert list(application.sinks) == ["h:2", "h:2 2"]
 
 

@@ -65,7 +65,7 @@ def wait_listening(loop: LoopByHand) -> None:
     def is_listening() -> bool:
         listen(loop)
         tracked = loop.waiting._tracked
-        return tracked is not None and "0" in tracked._empty
+        return any("0" in server._empty for server in tracked.values())
 
     wait_until(is_listening)
 
@@ -138,9 +138,7 @@ def test_emptying_another_database_is_not_mistaken_for_it(live: LiveGroup, loop:
             other.flushdb()
 
             def is_notified() -> bool:
-                tracked = loop.waiting._tracked
-                assert tracked is not None
-                return not tracked._empty or loop.owned.must_peek or listen(loop)  # type: ignore[func-returns-value]
+                return all(not server._empty for server in loop.waiting._tracked.values()) or loop.owned.must_peek or listen(loop)  # type: ignore[func-returns-value]
 
             wait_until(is_notified)
             loop.take_turns()

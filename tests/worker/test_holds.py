@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from celery_partitions.model.own_lines import own_line
-from celery_partitions.store.leases import leases_of, release
+from celery_partitions.store.leases import leases_of, release, remember_computations
 from celery_partitions.worker import batch_loader
 from tests.fundamentals.application import record
 from tests.fundamentals.live import LiveGroup
@@ -37,6 +37,7 @@ def take(loop: LoopByHand) -> object:
 
 
 def test_only_its_own_messages_wait_and_keep_their_order(live: LiveGroup) -> None:
+    remember_computations(live.client, live.names, ["alone", "record"])  # as a worker does when it starts
     with loop_by_hand(live) as loop:
         live.send(alone, [Trouble("k", 1), Trouble("k", 2, "fail"), Trouble("other", 3)])
         live.send(record, [Step("k", 1)])
