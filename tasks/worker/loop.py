@@ -170,7 +170,7 @@ class PartitionLoop(threading.Thread):
                 outcome = self.step(owned, batch, items if division is None else division.items)
             if outcome.plain_task is not None and outcome.taken == 0:
                 outcome = self.run_celery_task(owned, items)
-            owned.stalled = self.runner.longest_stall_seconds() > self.settings.lease_seconds / 2
+            owned.stalled = self.runner.longest_stall_seconds() > self.settings.lease_seconds
             if self.peer is not None and outcome.done:
                 self.peer.write([work.message for work in outcome.done])
             if self.calls is not None and division is not None and self.calls.begin(owned, batch, items, division, outcome):
@@ -366,7 +366,7 @@ class PartitionLoop(threading.Thread):
     def withdraw_crash(self, owned: OwnedPartition) -> None:
         """The lease is lost, but this worker is alive: no message has killed it."""
         began = math.inf if owned.calls is None else owned.calls.suspects_began
-        stalled = owned.stalled or self.runner.stalled_since(began, self.settings.lease_seconds / 2)
+        stalled = owned.stalled or self.runner.stalled_since(began, self.settings.lease_seconds)
         withdraw_crash(self.client, self.names, owned, stalled=stalled)
 
     def run_celery_task(self, owned: OwnedPartition, items: list[Item]) -> Outcome:
