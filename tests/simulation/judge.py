@@ -122,7 +122,10 @@ class Judge:
 
     def look(self, session: Session | None = None) -> None:
         """Check what the request has written."""
-        touched, self.keyspace.touched = self.keyspace.touched, set()
+        touched = self.keyspace.touched
+        if not touched:
+            return
+        self.keyspace.touched = set()
         for key in sorted(touched & self._dead):
             self._look_at_dead_letters(key)
         for key in sorted(touched & self._states.keys()):

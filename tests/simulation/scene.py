@@ -127,4 +127,6 @@ class Scene:
     @property
     def is_moving(self) -> bool:
         """Keys are on their way between partitions."""
+        if b"former" not in self.server.keyspace.data.get(self.names.group_meta.encode(), {}):
+            return False
         return read_progress(self.client, self.names, self.settings.partitions).state == "moving"

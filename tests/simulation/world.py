@@ -67,11 +67,11 @@ class Thread:
         return max(self.frozen_until, self.process.frozen_until)
 
     def can_run(self, now: float) -> bool:
-        if self.thaws() > now:
+        if self.frozen_until > now or self.process.frozen_until > now:
             return False
         if self.until is not None and self.until <= now:
             return True
-        return self.ready is None if self.until is None and self.ready is None else bool(self.ready and self.ready())
+        return self.until is None if self.ready is None else self.ready()
 
     def wakes(self) -> float | None:
         """When it can run again if nothing else happens; None: it waits for something else."""
@@ -198,7 +198,7 @@ class World:
         now = self.now
         found: list[Thread | Session] = [thread for thread in self.threads if thread.can_run(now)]
         if self.paused_until <= now and self.down_until <= now:
-            found += [session for session in self.server.sessions if session.deliverable]
+            found += [session for session in self.server.sessions if session.inbox and session.blocked is None]
         return found
 
     def resume(self, thread: Thread) -> None:
