@@ -118,7 +118,7 @@ class Gathering:
             raise
         except BaseException as error:  # anything that a user's function raises is a failure of its messages
             self.called = ()
-            return (yield from step.fail(works, error, self.halving))
+            return (yield from step.failures.fail(works, error, self.halving))
         self.called = ()
         each = (clock() - began) / len(works)
         step.out.done.extend(works)

@@ -20,7 +20,7 @@ from celery_partitions import (
 )
 from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.expiry import count_expiring, start_expiry
-from celery_partitions.model import batch_step as steps
+from celery_partitions.model import new_states as steps
 from celery_partitions.model.timers import EXPIRY, TimerEntry
 from celery_partitions.testing import harness
 from celery_partitions.testing.in_memory import Harness
