@@ -77,7 +77,9 @@ class CallTurns:
 
     def divide(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Division | None:
         """Who calls the messages of a batch. None: the loop has nothing to call now."""
-        if batch.line is not None and self.in_flight.of(owned).open is not None:
+        if batch.line is not None and (
+            self.in_flight.of(owned).open is not None or self.in_flight.abandoned.hold(owned, batch, items)
+        ):
             return None  # the keys of its messages may have calls in flight
         division = self.in_flight.divide(owned, batch, items)
         if division.items or not items:

@@ -175,6 +175,7 @@ class CallThread(threading.Thread):
     def _begin(self, run: KeyRun, ended: Ended, stage_calls: _StageCalls) -> None:
         place = run.owned.partition, run.key
         before = self._tasks.get(place)
+        run.has_task = True
         task = self._loop.create_task(self._run_key(run, ended, stage_calls, None if before is None else before[1]))
         self._tasks[place] = run, task
 
@@ -191,9 +192,13 @@ class CallThread(threading.Thread):
 
     def _cancel(self, runs: list[KeyRun]) -> None:
         for run in runs:
-            current = self._tasks.get((run.owned.partition, run.key))
-            if current is not None and current[0] is run:
-                current[1].cancel()
+            if not run.has_task:
+                run.has_ended = True
+                continue
+            run_now, task = self._tasks.get((run.owned.partition, run.key), (None, None))
+            # Once: a thread that goes on is waited for. And a run that waits for an earlier one must wait on, so that a later one waits for both.
+            if task is not None and run_now is run and run.is_calling and not task.cancelling():
+                task.cancel()
 
     def _rules_now(self, owned: OwnedPartition, ended: Ended) -> StepRules:
         """The rules for a call that begins now. Calls that begin together share them."""
@@ -208,6 +213,7 @@ class CallThread(threading.Thread):
         try:
             if before is not None:
                 await asyncio.wait((before,))
+            run.is_calling = True
             for number, items in enumerate(calls):
                 if run.cancelled:
                     return
@@ -242,6 +248,9 @@ class CallThread(threading.Thread):
             current = self._tasks.get(place)
             if current is not None and current[0] is run:
                 del self._tasks[place]
+            run.has_ended = True
+            if run.cancelled:
+                self.wake()  # its key may have waited for it
             self._begin_next(stage_calls)
 
     def _call(self, run: KeyRun, items: Sequence[Item], rules: StepRules, is_first: bool) -> Awaitable[Outcome]:

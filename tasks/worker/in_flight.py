@@ -37,6 +37,7 @@ from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import read_mailboxes
 from celery_partitions.store.scripts import digest_of
 from celery_partitions.store.states import load_slots
+from celery_partitions.worker.abandoned_calls import AbandonedCalls
 from celery_partitions.worker.call_room import CallRoom
 from celery_partitions.worker.call_times import REFILL_SECONDS, CallTimes
 from celery_partitions.worker.calls import CallThread
@@ -76,6 +77,7 @@ class InFlight:
         self.room = CallRoom(settings)
         self.times = CallTimes(self.room, self.collect)
         self.suspects = Suspects()
+        self.abandoned = AbandonedCalls()
         #: Whether some of them are batch computations.
         self.gathers = any(one.flush is not None for one in computations.values())
         self._waiting: dict[Computation, Computation | None] = {}
@@ -191,7 +193,9 @@ class InFlight:
         division = divide(
             items,
             waiting=self.waiting,
-            running=calls.running | {key for key, run in calls.runs.items() if not run.from_queue},
+            running=calls.running.union(
+                (key for key, run in calls.runs.items() if not run.from_queue), self.abandoned.keys()
+            ),
             parked=owned.parked,
             has_room=has_room,
             one_message=bool(batch.noted),
@@ -314,6 +318,9 @@ class InFlight:
             record = owned.parked.get(key)
             if record is None or record.due != due or key in calls.runs:
                 continue
+            if key in self.abandoned:
+                later.append((due, key))
+                continue
             known = None if record.task is None else self.computations.get(record.task)
             stage = None if known is None else self.waiting(known)
             if stage is not None:
@@ -367,11 +374,16 @@ class InFlight:
         """Cancel a key's run. Its message runs again, from where it is in Redis."""
         calls = self.of(owned)
         run = calls.runs.pop(key)
-        self.calls.cancel([run])
+        self.abandon(run)
         self.room.release(run)
         record = owned.parked.get(key)
         if record is not None and record.due is not None:
             owned.note_due(key, record)
+
+    def abandon(self, run: KeyRun) -> None:
+        """Cancel a run. Its key's next call waits until the one that is being made has ended."""
+        self.calls.cancel([run])
+        self.abandoned.add(run)
 
     def drop_all(self, owned: OwnedPartition) -> None:
         """The partition is no longer this worker's: cancel its calls."""
@@ -397,7 +409,7 @@ class InFlight:
             calls.largest_commit = max(1, count // 2)
             return True
         if not run.is_over:
-            self.calls.cancel([run])
+            self.abandon(run)
         self.room.release(run)
         if run.together and (together := len(run.items)) > 1:  # one of them is at fault
             half = Waiting("gather", "", run.stage.name, None, 1, 0.0, run.halving.halved(together))

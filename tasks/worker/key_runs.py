@@ -60,6 +60,11 @@ class KeyRun:
     cancelled: bool = False
     #: The next message must not start any more.
     stopping: bool = False
+    #: Only the call thread sets these: it has a task for the run; the task makes calls, because the key's earlier run has ended; no call of the
+    #: run is being made, and none will be.
+    has_task: bool = False
+    is_calling: bool = False
+    has_ended: bool = False
 
     @property
     def raws(self) -> list[bytes]:

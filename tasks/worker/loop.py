@@ -152,6 +152,8 @@ class PartitionLoop(threading.Thread):
                 if self.calls is not None:
                     self.calls.commit(owned)
                 return
+            if self.calls is not None and self.calls.in_flight.abandoned.hold(owned, batch):
+                return
             batch = narrowed(owned, batch)
             batch = one_if_one(alone(self.client, self.names, owned, batch, self.settings))
             self.runner.begin()

@@ -87,12 +87,13 @@ class OutsideCalls:
         pool = self._pools.get(computation.name)
         if pool is None:
             pool = self._pools[computation.name] = DaemonPool(self.concurrency(computation), "partition-call")
-        future = asyncio.wrap_future(pool.submit(copy_context().run, function, *arguments), loop=self._loop)
+        submitted = pool.submit(copy_context().run, function, *arguments)
+        future = asyncio.wrap_future(submitted, loop=self._loop)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            # A thread can't be cancelled. The key's next call must not begin before this one has ended.
-            if not future.cancel():
+            # A thread can't be cancelled. The key's next call must not begin before this one has ended. `future` would say that it was cancelled.
+            if not submitted.cancel():
                 await asyncio.wait((future,))
                 with suppress(BaseException):
                     future.exception()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -40,6 +41,10 @@ class Visit:
 @cache
 def _recorder() -> redis.Redis:
     return redis.Redis.from_url(os.environ["REDIS_URL"])
+
+
+#: What calls in threads with the trick "blocks" wait for, in tests whose loop runs in their own process.
+unblocked = threading.Event()
 
 
 def say(what: str, visit: Visit) -> None:
@@ -100,6 +105,8 @@ def threaded_visit(message: Visit, state: Sequence, context: Context) -> None:
     say("begin", message)
     try:
         time.sleep(message.seconds)
+        if message.trick == "blocks":
+            unblocked.wait()
         state.numbers.append(message.number)
         if context.attempt <= message.fails:
             raise ValueError("in a thread")
