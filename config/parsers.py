@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 #: With more queues than this, the blocking connections of one worker would fill a small server.
 MAX_PARTITIONS = 4096
@@ -78,28 +79,15 @@ def parse_message_bytes(text: str) -> int:
     return parse_integer(text, 1, MAX_MESSAGE_BYTES)
 
 
-def parse_exhausted(text: str) -> Literal["park", "dead_letter", "hold", "stop"]:
-    match text:
-        case "park" | "dead_letter" | "hold" | "stop":
-            return text
-        case _:
-            raise ValueError("expected park, dead_letter, hold or stop")
+def one_of(*choices: str) -> Callable[[str], str]:
+    expected = f"expected {', '.join(choices[:-1])} or {choices[-1]}"
 
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(expected)
+        return text
 
-def parse_catch_up(text: str) -> Literal["one", "none", "all"]:
-    match text:
-        case "one" | "none" | "all":
-            return text
-        case _:
-            raise ValueError("expected one, none or all")
-
-
-def parse_log_format(text: str) -> Literal["text", "json"]:
-    match text:
-        case "text" | "json":
-            return text
-        case _:
-            raise ValueError("expected text or json")
+    return parse
 
 
 def parse_group(text: str) -> str:

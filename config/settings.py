@@ -1,34 +1,25 @@
 """Every setting of the product, declared once: its name, type, default, parser and help.
 
-These declarations are used for parsing (`resolve`), for the table in the settings guide and for `celery -A APP partitions settings`.
-Only this package reads the environment. Programs that start others (`celery_partitions.demo`, `celery_partitions.wallaroo`) set the
-environment of their children and check it here.
-
-A value comes from the first of these that has one: `Settings(…)` in code, the environment variable, the configuration of the Celery
-app (the variable's name in lower case: `app.conf.partitions_lease_seconds`), the default.
+These declarations are used for parsing (`resolution`), for the table in the settings guide and for `celery -A APP partitions settings`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from celery_partitions_config.declaration import Declaration, Setting, UsedBy, setting
+from celery_partitions_config.declaration import Declaration, Setting, setting
 from celery_partitions_config.parsers import (
     MAX_MESSAGE_BYTES,
     MAX_PARTITIONS,
     MAX_SECONDS,
-    as_text,
-    parse_catch_up,
+    one_of,
     parse_count,
     parse_count_or_zero,
-    parse_exhausted,
     parse_file,
     parse_group,
     parse_hosts,
-    parse_log_format,
     parse_message_bytes,
     parse_number,
     parse_partitions,
@@ -45,9 +36,6 @@ from celery_partitions_config.parsers import (
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 #: The name of the master in Redis's own examples of Sentinel.
 DEFAULT_SENTINEL_MASTER = "mymaster"
-
-#: Where a value came from, in the order of precedence.
-Source = Literal["code", "environment", "app configuration", "default"]
 
 
 class SettingsError(ValueError):
@@ -191,7 +179,7 @@ class Settings:
         help="The longest wait between two retries.",
     )
     retry_exhausted: Literal["park", "dead_letter", "hold", "stop"] = setting(
-        "park", parse_exhausted, used_by="workers",
+        "park", one_of("park", "dead_letter", "hold", "stop"), used_by="workers",
         help="What happens after the last retry: park (the key waits and is retried later), dead_letter, hold (the key waits for an "
         "operator) or stop (the partition waits for an operator).",
     )
@@ -206,7 +194,7 @@ class Settings:
         "install(app, beat=True).",
     )
     beat_catch_up: Literal["one", "none", "all"] = setting(
-        "one", parse_catch_up, used_by="workers",
+        "one", one_of("one", "none", "all"), used_by="workers",
         help="With PARTITIONS_BEAT, what happens with runs that were missed in an outage: one of them, none, or all (up to 100 of an entry).",
     )
     timeline_bytes: int = setting(
@@ -249,7 +237,7 @@ class Settings:
         help="For how many messages per second a worker sends Celery events, which Flower shows. Above that it sends a sample.",
     )
     log_format: Literal["text", "json"] = setting(
-        "text", parse_log_format, used_by="workers",
+        "text", one_of("text", "json"), used_by="workers",
         help="text, or json: one object a line.",
     )
     metrics_port: int | None = setting(
@@ -294,11 +282,6 @@ class Settings:
             if not 0 < getattr(self, name) <= limit:
                 raise SettingsError(f"{name}={getattr(self, name)} is not valid: expected a number greater than 0, at most {limit:,}")
 
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """The settings of a process that uses all of them. Raises `SettingsError` for the first value that is not valid."""
-        return resolve(environ=environ).check("workers", "dashboard", "wallaroo")
-
 
 _KINDS = {int: "an integer", float: "a number", str: "a str", bool: "True or False"}
 
@@ -317,89 +300,3 @@ def _table() -> dict[str, Setting]:
 
 #: Every setting, by the name of its field.
 SETTINGS: Mapping[str, Setting] = _table()
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """Settings, the source of each value, and the values that are not valid."""
-
-    #: With the default in place of a value that is not valid.
-    settings: Settings
-    #: By field.
-    sources: Mapping[str, Source]
-    #: By field.
-    refused: Mapping[str, SettingsError]
-
-    def check(self, *used_by: UsedBy) -> Settings:
-        """The settings. Raises `SettingsError` for the first value that is not valid.
-
-        Only settings that this process uses are checked: those of "all", of "producers" (every process sends), and of `used_by`. So a
-        producer does not fail because of a worker's setting.
-        """
-        for name, error in self.refused.items():
-            if SETTINGS[name].used_by in ("all", "producers", *used_by):
-                raise error
-        return self.settings
-
-
-def resolve(
-    code: Settings | None = None,
-    environ: Mapping[str, str] | None = None,
-    configuration: Mapping[str, Any] | None = None,
-) -> Resolved:
-    """Each setting from the first place that has it: code, the environment (`os.environ` when None), the app's configuration."""
-    env = os.environ if environ is None else environ
-    values: dict[str, Any] = {}
-    sources: dict[str, Source] = {}
-    refused: dict[str, SettingsError] = {}
-    for one in SETTINGS.values():
-        if code is not None and one.field in code.given:
-            values[one.field], sources[one.field] = getattr(code, one.field), "code"
-            continue
-        name, text = one.variable, env.get(one.variable, "").strip()
-        source: Source = "environment"
-        if not text and configuration is not None and one.option is not None:
-            name, text, source = one.option, as_text(configuration.get(one.option)), "app configuration"
-        sources[one.field] = source if text else "default"
-        if text:
-            try:
-                values[one.field] = one.parse(text)
-            except ValueError as error:
-                refused[one.field] = SettingsError(f"{name}={'(hidden)' if one.secret else repr(text)} is not valid: {error}{_cause(text)}")
-    for own in ("redis_sentinel_kwargs", "redis_tls_options"):
-        if code is not None and own in code.given:
-            values[own] = getattr(code, own)
-    settings = Settings(**{one: SETTINGS[one].default for one in SETTINGS} | values)
-    return Resolved(settings, sources, {**_contradictions(settings), **refused})
-
-
-def variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of an environment (`os.environ` if None) that are settings."""
-    env = os.environ if environ is None else environ
-    return {one.variable: env[one.variable] for one in SETTINGS.values() if one.variable in env}
-
-
-def _cause(text: str) -> str:
-    if not text.startswith(("tcp://", "udp://")):
-        return ""
-    return ". Kubernetes sets this variable for a Service of that name. Rename the Service, or set enableServiceLinks: false"
-
-
-def _contradictions(settings: Settings) -> dict[str, SettingsError]:
-    """Values that are not valid together, by the field that should change."""
-    found: dict[str, SettingsError] = {}
-    if "*" in settings.state_modules and not settings.state_signing_keys:
-        found["state_modules"] = SettingsError(
-            "PARTITIONS_STATE_MODULES='*' is not valid: it needs signed states, but PARTITIONS_STATE_SIGNING_KEY is not set"
-        )
-    if settings.wait_replicas and settings.wait_milliseconds >= settings.redis_timeout_seconds * 1000:
-        found["wait_milliseconds"] = SettingsError(
-            f"PARTITIONS_WAIT_MILLISECONDS={settings.wait_milliseconds} is not valid: expected less than PARTITIONS_REDIS_TIMEOUT_SECONDS "
-            f"({settings.redis_timeout_seconds:g} s), the time that Redis has for a reply"
-        )
-    if 0 < settings.deploy_wait_seconds < settings.lease_seconds / 3:
-        found["deploy_wait_seconds"] = SettingsError(
-            f"PARTITIONS_DEPLOY_WAIT_SECONDS={settings.deploy_wait_seconds:g} is not valid: expected 0 (do not wait), or at least a third of "
-            f"PARTITIONS_LEASE_SECONDS ({settings.lease_seconds:g} s): so often workers learn which tasks other workers know"
-        )
-    return found

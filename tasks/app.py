@@ -9,7 +9,8 @@ from celery import Celery
 
 from celery_partitions.install import install
 from celery_partitions_config.celeryconfig import celery_options
-from celery_partitions_config.settings import SettingsError, resolve
+from celery_partitions_config.resolution import resolve
+from celery_partitions_config.settings import SettingsError
 
 
 @cache

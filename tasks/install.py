@@ -12,7 +12,8 @@ from celery_partitions.producer.tracing import carry_traces
 from celery_partitions.runtime.installation import Installation, Lifespan, refuse_other_brokers
 from celery_partitions.runtime.registry import add_installation, declared, installation_of
 from celery_partitions.store.names import partitions_and_ingress
-from celery_partitions_config.settings import Settings, resolve
+from celery_partitions_config.resolution import resolve
+from celery_partitions_config.settings import Settings
 
 
 def install(

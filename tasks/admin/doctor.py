@@ -29,7 +29,8 @@ from celery_partitions.store.names import Names
 from celery_partitions.store.server import CLUSTER, NO_LUA, Finding, has_no_lua, is_cluster, look_at_server
 from celery_partitions.store.servers import Servers
 from celery_partitions.store.topology import read_topology
-from celery_partitions_config.settings import Resolved, Settings
+from celery_partitions_config.resolution import Resolved
+from celery_partitions_config.settings import Settings
 
 #: Producers' clocks decide when an `eta` is due and when a message expires. The server's clock decides about leases.
 SKEW_TO_WARN_SECONDS, BAD_SKEW_SECONDS = 1.0, 60.0

@@ -17,7 +17,8 @@ from celery_partitions.demo.processes import DemoError
 from celery_partitions.testing.cluster import embedded_cluster
 from celery_partitions.testing.lifeline import leave_on_signals, lifeline
 from celery_partitions.testing.server import ServerError, embedded_server, free_port
-from celery_partitions_config.settings import Settings, SettingsError
+from celery_partitions_config.resolution import from_environment
+from celery_partitions_config.settings import SettingsError
 
 REDIS_PORT = 6379
 FLOWER_PORT = 5555
@@ -61,7 +62,7 @@ def _environment(given: Mapping[str, str], *, own_group: bool) -> dict[str, str]
     On a configured server the demo uses its own partition group and writes nothing else. Raises `SettingsError` for an invalid
     variable, `DemoError` for an invalid PORT.
     """
-    partitions = Settings.from_environment(given).partitions
+    partitions = from_environment(given).partitions
     environment = {
         "FLOWER_ADDRESS": "127.0.0.1",
         # Celery would prefer CELERY_BROKER_URL as the broker.

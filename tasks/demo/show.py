@@ -22,7 +22,7 @@ from celery_partitions.demo.speedup import show_speedup
 from celery_partitions.demo.status import owners, read_partitions
 from celery_partitions.demo.stocks import Stock, update_stock
 from celery_partitions.testing.lifeline import leave_on_signals
-from celery_partitions_config.settings import Settings
+from celery_partitions_config.resolution import from_environment
 
 WORKERS = 3
 LOG = ROOT / ".dev" / "demo.log"
@@ -75,7 +75,7 @@ def show_prices(console: Console, environment: Mapping[str, str], output: IO[byt
 
 def _wait_for_workers(processes: Processes) -> list[PartitionStatus]:
     """Wait until each partition has an owner and each worker its share. Returns the partitions."""
-    shares = min(WORKERS, Settings.from_environment().partitions)
+    shares = min(WORKERS, from_environment().partitions)
     seen: list[PartitionStatus] = []
 
     def shared_out() -> bool:

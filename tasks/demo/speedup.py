@@ -17,7 +17,7 @@ from rich.table import Table
 from celery_partitions.demo.processes import Processes, running
 from celery_partitions.demo.proof import WAIT_SECONDS, Item, Trail, wait_and_note
 from celery_partitions.demo.status import owners, read_partitions
-from celery_partitions_config.settings import Settings
+from celery_partitions_config.resolution import from_environment
 
 MESSAGES = 1_000
 MANY_KEYS = 200
@@ -60,7 +60,7 @@ def show_speedup(console: Console, environment: Mapping[str, str], output: IO[by
 
 def _wait_for_shares(processes: Processes, workers: int) -> None:
     """Wait until each worker owns a partition (as far as there are enough partitions)."""
-    shares = min(workers, Settings.from_environment().partitions)
+    shares = min(workers, from_environment().partitions)
     processes.wait_until(
         lambda: len(owners(read_partitions())) == shares,
         f"{shares} workers own partitions",

@@ -22,6 +22,7 @@ from celery_partitions.testing.memory import client_of
 from celery_partitions.testing.view import Parts, Subject, View
 from celery_partitions.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError, VirtualWorkers
 from celery_partitions_config.celeryconfig import celery_options
+from celery_partitions_config.resolution import from_environment
 from celery_partitions_config.settings import DEFAULT_REDIS_URL, Settings
 
 #: When the virtual clock begins: 2026-01-01 00:00 UTC.
@@ -56,7 +57,7 @@ def harness(
     Differences from a worker: time limits are ignored, retries have no jitter, a batch takes no time, and outputs are not delivered
     (read them with `outputs`). Raises `DeclarationError`.
     """
-    found = settings or Settings.from_environment()
+    found = settings or from_environment()
     changed = {"partitions": partitions, "batch_messages": batch_messages}
     found = replace(
         found,

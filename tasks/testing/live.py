@@ -23,7 +23,7 @@ from celery_partitions.runtime.registry import add_installation, declared, remov
 from celery_partitions.testing.lifeline import lifeline
 from celery_partitions.testing.view import Parts, View
 from celery_partitions_config.celeryconfig import celery_options
-from celery_partitions_config.settings import Settings
+from celery_partitions_config.resolution import from_environment
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class PartitionWorkers(View):
         given = {"PARTITIONS_LEASE_SECONDS": 2, "PARTITIONS_URL": "", **(environment or {}), "REDIS_URL": url}
         self._environment = {**os.environ, **{name: str(value) for name, value in given.items()}}
         self._environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(root), *filter(None, sys.path)]))
-        settings = Settings.from_environment(self._environment)
+        settings = from_environment(self._environment)
         self._app = Celery("test", set_as_current=False)
         self._app.config_from_object(celery_options(settings))
         super().__init__(Parts.of_process(), Installation(self._app, settings, declared, by_default=False))

@@ -32,6 +32,7 @@ from celery_partitions.testing.capture import Capture, Sent
 from celery_partitions.testing.keyspace import Keyspace
 from celery_partitions.testing.memory import client_of
 from celery_partitions.testing.virtual_time import call_on_virtual_time
+from celery_partitions_config.resolution import from_environment
 from celery_partitions_config.settings import Settings
 
 
@@ -62,7 +63,7 @@ def apply(
     Raises `MessageError` for an invalid message, as a producer does.
     """
     declared = computation.computation
-    codec = StateCodec(state_modules=Settings.from_environment().state_modules)
+    codec = StateCodec(state_modules=from_environment().state_modules)
     work = [_work(declared, message, number) for number, message in enumerate(messages)]
     slots: dict[str, Any] = {}
     if declared.state is not None:

@@ -13,9 +13,9 @@ from celery_partitions.install import install
 from celery_partitions.model.errors import OneKeyWarning
 from celery_partitions.wallaroo.loader import load
 from celery_partitions_config.celeryconfig import celery_options
-from celery_partitions_config.settings import Settings
+from celery_partitions_config.resolution import from_environment
 
-settings = Settings.from_environment()
+settings = from_environment()
 app = Celery("wallaroo")
 app.config_from_object(celery_options(settings))
 # Do not turn the application's own prints into log lines.

@@ -23,7 +23,7 @@ from celery_partitions.testing.server import embedded_server, free_port
 from celery_partitions.wallaroo.arguments import Options
 from celery_partitions.wallaroo.children import SHORT_LIVES, Child, ended_by
 from celery_partitions.wallaroo.unfinished import Waiting, look
-from celery_partitions_config.settings import Settings
+from celery_partitions_config.resolution import from_environment
 
 #: How often the processes are checked, and so the longest delay before a dead one is restarted.
 LOOK_SECONDS = 0.1
@@ -78,7 +78,7 @@ def environment_of_run(given: Mapping[str, str], options: Options, arguments: Se
         # Show the application's output immediately.
         "PYTHONUNBUFFERED": "1",
     }
-    Settings.from_environment(environment)
+    from_environment(environment)
     return environment
 
 
@@ -88,7 +88,7 @@ class Processes:
     def __init__(self, application: Application, options: Options, environment: Mapping[str, str]) -> None:
         self.application, self.options = application, options
         self.is_private = not os.environ.get("PARTITIONS_STATE_SIGNING_KEY")
-        self.group = Group(Settings.from_environment(environment))
+        self.group = Group(from_environment(environment))
         self.sink_names = [name for name, sink in application.sinks.items() if sink.has_process]
         tcp = [name for name, config in application.source_configs.items() if isinstance(config, TCPSourceConfig)]
         # One process for all TCP sources keeps the order between messages that were sent to different ones.

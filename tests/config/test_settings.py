@@ -17,7 +17,8 @@ from celery import Celery
 
 from celery_partitions.runtime.registry import installation_of
 from celery_partitions_config.misspelt import misspelt
-from celery_partitions_config.settings import SETTINGS, Settings, SettingsError, resolve
+from celery_partitions_config.resolution import from_environment, resolve
+from celery_partitions_config.settings import SETTINGS, Settings, SettingsError
 from tests.producer.conftest import MakeApp, make_app
 
 __all__ = ["make_app"]
@@ -76,9 +77,9 @@ def test_the_error_of_an_invalid_app_configuration_value_has_its_name_there(
 
 def test_messages_wait_for_a_task_at_least_until_workers_know_each_others_tasks() -> None:
     for seconds in ("0", "2", "300"):
-        assert Settings.from_environment({"PARTITIONS_DEPLOY_WAIT_SECONDS": seconds, "PARTITIONS_LEASE_SECONDS": "6"}).deploy_wait_seconds == float(seconds)
+        assert from_environment({"PARTITIONS_DEPLOY_WAIT_SECONDS": seconds, "PARTITIONS_LEASE_SECONDS": "6"}).deploy_wait_seconds == float(seconds)
     with pytest.raises(SettingsError, match=r"^PARTITIONS_DEPLOY_WAIT_SECONDS=1.9 is not valid: .* at least a third of PARTITIONS_LEASE_SECONDS \(6 s\)"):
-        Settings.from_environment({"PARTITIONS_DEPLOY_WAIT_SECONDS": "1.9", "PARTITIONS_LEASE_SECONDS": "6"})
+        from_environment({"PARTITIONS_DEPLOY_WAIT_SECONDS": "1.9", "PARTITIONS_LEASE_SECONDS": "6"})
 
 
 def test_only_two_variables_have_no_prefix() -> None:
@@ -92,7 +93,7 @@ def test_unrelated_variables_of_the_host_change_nothing(text: str) -> None:
     kubernetes = dict.fromkeys(["PARTITIONS_PORT", "PARTITIONS_SERVICE_HOST", "PARTITIONS_SERVICE_PORT", "PARTITIONS_PORT_80_TCP"], text)
     environ = {**short, **kubernetes, "PARTITION_GROUP": text}
     del environ["REDIS_URL"], environ["PARTITIONS"], environ["PARTITIONS_URL"]  # these are ours
-    assert Settings.from_environment(environ) == Settings()
+    assert from_environment(environ) == Settings()
     code = "import celery_partitions as c; c.app.finalize(); from celery_partitions.runtime.registry import installation_of; print(installation_of(c.app).settings)"
     assert python(code, environ).strip() == repr(Settings(redis_url=os.environ["REDIS_URL"], partitions=4))
 
@@ -104,7 +105,7 @@ def test_a_wrong_worker_setting_stops_workers_and_not_producers(one: Any) -> Non
     with pytest.raises(SettingsError, match=f"^{one.variable}="):
         resolved.check("workers")
     with pytest.raises(SettingsError, match=f"^{one.variable}="):
-        Settings.from_environment({one.variable: NONSENSE})
+        from_environment({one.variable: NONSENSE})
 
 
 def test_a_producer_sends_and_a_worker_refuses_with_one_line(redis_url: str, tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_a_wrong_flower_setting_stops_only_flower() -> None:
 )
 def test_an_error_has_the_variable_the_value_and_what_is_expected(variable: str, text: str, says: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        Settings.from_environment({variable: text})
+        from_environment({variable: text})
     assert str(caught.value).startswith(f"{variable}='{text}' is not valid: {says}")
 
 

@@ -8,7 +8,8 @@ import pytest
 from celery import Celery
 
 from celery_partitions.dashboard.protection import is_known_host
-from celery_partitions_config.settings import Settings, SettingsError, resolve
+from celery_partitions_config.resolution import resolve
+from celery_partitions_config.settings import Settings, SettingsError
 from tests.dashboard.served import Served
 from tests.dashboard.test_access import PAGES, READS
 from tests.producer.conftest import MakeApp, make_app

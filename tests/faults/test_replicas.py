@@ -12,7 +12,8 @@ from celery_partitions.store.commits import Commit, CommitStore
 from celery_partitions.store.leases import Lease, balance
 from celery_partitions.store.names import Names
 from celery_partitions.store.replicas import Replicas
-from celery_partitions_config.settings import Settings, SettingsError
+from celery_partitions_config.resolution import from_environment
+from celery_partitions_config.settings import SettingsError
 from tests.faults.traffic import Traffic
 from tests.fundamentals.live import LiveGroup
 from tests.support.server import RedisServer
@@ -105,6 +106,6 @@ def test_a_worker_waits_while_the_server_refuses_writes_without_its_replica(
 
 def test_waiting_longer_than_the_redis_timeout_is_refused() -> None:
     with pytest.raises(SettingsError, match="PARTITIONS_WAIT_MILLISECONDS=2000"):
-        Settings.from_environment({"PARTITIONS_WAIT_REPLICAS": "1", "PARTITIONS_WAIT_MILLISECONDS": "2000", "PARTITIONS_REDIS_TIMEOUT_SECONDS": "2"})
+        from_environment({"PARTITIONS_WAIT_REPLICAS": "1", "PARTITIONS_WAIT_MILLISECONDS": "2000", "PARTITIONS_REDIS_TIMEOUT_SECONDS": "2"})
 
 

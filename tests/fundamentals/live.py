@@ -18,7 +18,7 @@ from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.registry import declared
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions_config.celeryconfig import celery_options
-from celery_partitions_config.settings import Settings
+from celery_partitions_config.resolution import from_environment
 from tests.fundamentals import application
 from tests.support.apps import close_app
 from tests.support.environment import PARTITIONS
@@ -40,7 +40,7 @@ class LiveGroup:
 
     def __init__(self, url: str, directory: Path, **env: object) -> None:
         self.env = {"REDIS_URL": url, "PARTITIONS": str(PARTITIONS), "PARTITIONS_DEPLOY_WAIT_SECONDS": "0", **{name: str(value) for name, value in env.items()}}
-        self.settings = Settings.from_environment(self.env)
+        self.settings = from_environment(self.env)
         self.app = Celery("outside", set_as_current=False)
         self.app.config_from_object(celery_options(self.settings))
         self.installation = Installation(self.app, self.settings, declared, by_default=False)

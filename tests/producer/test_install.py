@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +11,20 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_partitions import DeclarationError, SetupError, computation, install, state_computation
+from celery_partitions import (
+    DeclarationError,
+    SetupError,
+    computation,
+    computation_multi,
+    install,
+    state_computation,
+    state_computation_multi,
+)
 from celery_partitions.runtime.installation import refuse_other_brokers
 from celery_partitions.runtime.registry import _installations, current_installation, declared, installation_of
 from celery_partitions.store.client import connect
-from celery_partitions_config.settings import Settings, resolve
+from celery_partitions_config.resolution import resolve
+from celery_partitions_config.settings import Settings
 from tests.model.pickled import Rebuilt
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import Last, Trade, partition, queues, symbol_of, update
@@ -249,6 +259,22 @@ def test_a_former_name_that_cannot_be(app: Celery, name: str, formerly: Any, tex
     with pytest.raises(DeclarationError, match=text):
         state_computation(name, state=Last, key=symbol_of, formerly=formerly)(update.__wrapped__)
     assert name not in declared
+
+
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda: state_computation("tests.producer: new", state=Last, key=symbol_of, colour=1),
+        lambda: state_computation_multi("tests.producer: new", state=Last, reply=True),
+        lambda: computation("tests.producer: new", key=symbol_of, on_expire=None),
+        lambda: computation_multi("tests.producer: new", flush_every=2),
+        lambda: update.on_timer("tests.producer: new", colour=1)(update.__wrapped__),
+    ],
+)
+def test_an_option_that_a_decorator_does_not_have_is_refused(declare: Callable[[], object]) -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument '(colour|reply|on_expire|flush_every)'"):
+        declare()
+    assert "tests.producer: new" not in declared
 
 
 def test_a_producer_may_send_by_a_former_name(app: Celery, client: redis.Redis) -> None:

@@ -13,7 +13,7 @@ from celery_partitions.model.errors import SetupError
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.registry import declared
 from celery_partitions.worker.signing import check_signing
-from celery_partitions_config.settings import Settings
+from celery_partitions_config.resolution import from_environment
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.worker import WorkerProcess
@@ -25,7 +25,7 @@ SENTINELS = "sentinel://127.0.0.1:26379;sentinel://192.0.2.1:26379"
 
 def check(url: str, **settings: str) -> str | None:
     app = Celery("asked", set_as_current=False)
-    given = Settings.from_environment({"REDIS_URL": url, **settings})
+    given = from_environment({"REDIS_URL": url, **settings})
     return check_signing(Installation(app, given, declared, by_default=False))
 
 

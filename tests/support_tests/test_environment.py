@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from celery_partitions_config.resolution import from_environment
 from celery_partitions_config.settings import Settings
 from tests.support.environment import NO_SERVER_URL, PARTITIONS, clear_environment, setting_names
 
@@ -17,5 +18,5 @@ def test_the_settings_are_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARTITIONS", "64")
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://production/0")
     clear_environment()
-    assert Settings.from_environment() == Settings(redis_url=NO_SERVER_URL, partitions=PARTITIONS)
+    assert from_environment() == Settings(redis_url=NO_SERVER_URL, partitions=PARTITIONS)
     assert "CELERY_BROKER_URL" not in os.environ

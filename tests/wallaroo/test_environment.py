@@ -6,6 +6,7 @@ import pytest
 
 from celery_partitions.wallaroo.arguments import Options
 from celery_partitions.wallaroo.runner import RunError, environment_of_run
+from celery_partitions_config.resolution import from_environment
 from celery_partitions_config.settings import Settings, SettingsError
 
 OPTIONS = Options("shop.votes", 3, 60.0)
@@ -13,7 +14,7 @@ ARGUMENTS = ("machida", "--application-module", "shop.votes", "--note", "two wor
 
 
 def settings_of(**given: str) -> Settings:
-    return Settings.from_environment(environment_of_run(given, OPTIONS, ARGUMENTS))
+    return from_environment(environment_of_run(given, OPTIONS, ARGUMENTS))
 
 
 def test_a_run_without_a_signing_key_has_a_temporary_key_and_group() -> None:
@@ -41,4 +42,4 @@ def test_invalid_or_conflicting_variables_are_refused() -> None:
 
 def test_all_modules_are_allowed_only_with_a_signing_key() -> None:
     with pytest.raises(SettingsError, match="PARTITIONS_STATE_SIGNING_KEY is not set"):
-        Settings.from_environment({"PARTITIONS_STATE_MODULES": "*"})
+        from_environment({"PARTITIONS_STATE_MODULES": "*"})
