@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 import msgspec
 from celery.canvas import Signature
@@ -15,15 +15,13 @@ from celery_partitions.model.annotations import plain_function
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.declaration import check_is_named, declare, name_of_function, timer_handler
 from celery_partitions.model.keys import normalize_key
-from celery_partitions.model.policy import Exhausted, Holds, RetryPolicy
+from celery_partitions.producer.options import Options, StageOptions, StateOptions, StateStageOptions, TimerOptions
 from celery_partitions.producer.sendable import Sending
 from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.registry import add_computation, current_group
 
 if TYPE_CHECKING:
-    from typing import Unpack
-
-    from celery_partitions.producer.typed import Options, StateOptions, TypedComputation, TypedStateComputation
+    from celery_partitions.producer.typed import TypedComputation, TypedStateComputation
 
 S = TypeVar("S")
 P = ParamSpec("P")
@@ -113,16 +111,7 @@ class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
         await group.check_async()
         return await group.async_clients.run(group.state_reader.reading(self.computation, keys))
 
-    def on_timer(
-        self,
-        name: str,
-        *,
-        on_error: RetryPolicy | Exhausted | None = None,
-        time_limit: timedelta | float | None = None,
-        executor: Literal["threads"] | None = None,
-        concurrency: int | None = None,
-        strict: bool = False,
-    ) -> Callable[[H], H]:
+    def on_timer(self, name: str, **options: Unpack[TimerOptions]) -> Callable[[H], H]:
         """Declare the handler of a timer: a function `(timer, state)` or `(timer, state, context)`, called when `context.timers` says.
 
         It is a computation like any other: its changes of the state, what it sends, the timers that it sets are one commit; it is retried and
@@ -131,16 +120,7 @@ class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
         """
 
         def declare_handler(function: H) -> H:
-            handler = timer_handler(
-                self.computation,
-                name,
-                function,
-                on_error=on_error,
-                time_limit=time_limit,
-                executor=executor,
-                concurrency=concurrency,
-                strict=strict,
-            )
+            handler = timer_handler(self.computation, name, function, **options)
             if self.computation.role == "task":
                 add_computation(handler)
             return function
@@ -184,27 +164,7 @@ def state_computation(
 ) -> Callable[[Callable[Concatenate[list[M], S, P], R]], TypedStateComputation[M, Concatenate[list[M], S, P], R, S]]: ...
 @_called_with_a_name
 def state_computation(
-    name: str,
-    *,
-    state: type[S],
-    key: Callable[[Any], Any] | None = None,
-    on_error: RetryPolicy | Exhausted | None = None,
-    holds: Holds = "key",
-    time_limit: timedelta | float | None = None,
-    deduplicate: timedelta | float | None = None,
-    reply: bool = False,
-    executor: Literal["threads"] | None = None,
-    concurrency: int | None = None,
-    strict: bool = False,
-    rate_limit: str | None = None,
-    rate_limit_key: Callable[[Any], Any] | None = None,
-    burst: int | None = None,
-    follow_ups: bool = True,
-    ttl: timedelta | float | None = None,
-    on_expire: Callable[..., Any] | None = None,
-    flush_every: int | None = None,
-    flush_interval: timedelta | float | None = None,
-    formerly: str | Iterable[str] = (),
+    name: str, *, state: type[S], key: Callable[[Any], Any] | None = None, **options: Any
 ) -> Callable[[Callable[..., Any]], Any]:
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
 
@@ -249,67 +209,16 @@ def state_computation(
     Raises `DeclarationError`.
     """
 
-    return _decorator(
-        StateComputation,
-        name=name,
-        state=state,
-        key=key,
-        on_error=on_error,
-        holds=holds,
-        time_limit=time_limit,
-        deduplicate=deduplicate,
-        reply=reply,
-        executor=executor,
-        concurrency=concurrency,
-        strict=strict,
-        rate_limit=rate_limit,
-        rate_limit_key=rate_limit_key,
-        burst=burst,
-        follow_ups=follow_ups,
-        ttl=ttl,
-        on_expire=on_expire,
-        flush_every=flush_every,
-        flush_interval=flush_interval,
-        formerly=formerly,
-    )
+    return _decorator(StateComputation, StateOptions, name, options, state=state, key=key)
 
 
 @_called_with_a_name
 def state_computation_multi(
-    name: str,
-    *,
-    state: type[S],
-    on_error: RetryPolicy | Exhausted | None = None,
-    time_limit: timedelta | float | None = None,
-    executor: Literal["threads"] | None = None,
-    concurrency: int | None = None,
-    strict: bool = False,
-    rate_limit: str | None = None,
-    rate_limit_key: Callable[[Any], Any] | None = None,
-    burst: int | None = None,
-    ttl: timedelta | float | None = None,
-    on_expire: Callable[..., Any] | None = None,
-    formerly: str | Iterable[str] = (),
+    name: str, *, state: type[S], **options: Unpack[StateStageOptions]
 ) -> Callable[[Callable[Concatenate[M, S, P], R]], TypedStateComputation[M, Concatenate[M, S, P], R, S]]:
     """Like `state_computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
-    return _decorator(
-        StateComputation,
-        name=name,
-        state=state,
-        multi=True,
-        on_error=on_error,
-        time_limit=time_limit,
-        executor=executor,
-        concurrency=concurrency,
-        strict=strict,
-        rate_limit=rate_limit,
-        rate_limit_key=rate_limit_key,
-        burst=burst,
-        ttl=ttl,
-        on_expire=on_expire,
-        formerly=formerly,
-    )
+    return _decorator(StateComputation, StateStageOptions, name, options, state=state, multi=True)
 
 
 @overload
@@ -321,24 +230,7 @@ def computation(
     name: str, *, key: Callable[[Any], Any], flush_every: int, flush_interval: timedelta | float | None = None, **options: Unpack[Options]
 ) -> Callable[[Callable[Concatenate[list[M], P], R]], TypedComputation[M, Concatenate[list[M], P], R]]: ...
 def computation(
-    name: str,
-    *,
-    key: Callable[[Any], Any] | None = None,
-    on_error: RetryPolicy | Exhausted | None = None,
-    holds: Holds = "key",
-    time_limit: timedelta | float | None = None,
-    deduplicate: timedelta | float | None = None,
-    reply: bool = False,
-    executor: Literal["threads"] | None = None,
-    concurrency: int | None = None,
-    strict: bool = False,
-    rate_limit: str | None = None,
-    rate_limit_key: Callable[[Any], Any] | None = None,
-    burst: int | None = None,
-    follow_ups: bool = True,
-    flush_every: int | None = None,
-    flush_interval: timedelta | float | None = None,
-    formerly: str | Iterable[str] = (),
+    name: str, *, key: Callable[[Any], Any] | None = None, **options: Any
 ) -> Callable[[Callable[..., Any]], Any]:
     """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
 
@@ -347,71 +239,39 @@ def computation(
     Raises `DeclarationError`.
     """
 
-    return _decorator(
-        OrderedComputation,
-        name=name,
-        key=key,
-        on_error=on_error,
-        holds=holds,
-        time_limit=time_limit,
-        deduplicate=deduplicate,
-        reply=reply,
-        executor=executor,
-        concurrency=concurrency,
-        strict=strict,
-        rate_limit=rate_limit,
-        rate_limit_key=rate_limit_key,
-        burst=burst,
-        follow_ups=follow_ups,
-        flush_every=flush_every,
-        flush_interval=flush_interval,
-        formerly=formerly,
-    )
+    return _decorator(OrderedComputation, Options, name, options, key=key)
 
 
 def computation_multi(
-    name: str,
-    *,
-    on_error: RetryPolicy | Exhausted | None = None,
-    time_limit: timedelta | float | None = None,
-    executor: Literal["threads"] | None = None,
-    concurrency: int | None = None,
-    strict: bool = False,
-    rate_limit: str | None = None,
-    rate_limit_key: Callable[[Any], Any] | None = None,
-    burst: int | None = None,
-    formerly: str | Iterable[str] = (),
+    name: str, **options: Unpack[StageOptions]
 ) -> Callable[[Callable[Concatenate[M, P], R]], TypedComputation[M, Concatenate[M, P], R]]:
     """Like `computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
-    return _decorator(
-        OrderedComputation,
-        name=name,
-        multi=True,
-        on_error=on_error,
-        time_limit=time_limit,
-        executor=executor,
-        concurrency=concurrency,
-        strict=strict,
-        rate_limit=rate_limit,
-        rate_limit_key=rate_limit_key,
-        burst=burst,
-        formerly=formerly,
-    )
+    return _decorator(OrderedComputation, StageOptions, name, options, multi=True)
+
+
+#: The options of the second overloads, with which the function receives a list of messages.
+_BATCH_OPTIONS = {"flush_every", "flush_interval"}
 
 
 def _decorator(
     handle: type[OrderedComputation[..., Any]],
+    allowed: type,
+    name: str,
+    options: Mapping[str, Any],
     *,
     state: type | None = None,
     key: Callable[[Any], Any] | None = None,
-    **declared: Any,
+    multi: bool = False,
 ) -> Callable[[Callable[..., Any]], Any]:
     """What the four decorators share: declare the function and register it. A stage has no key; its pipeline registers it."""
-    check_is_named(declared["name"])  # here, because `@computation` without a call passes the function as the name
+    check_is_named(name)  # here, because `@computation` without a call passes the function as the name
+    unknown = options.keys() - allowed.__annotations__.keys() - (set() if multi else _BATCH_OPTIONS)
+    if unknown:
+        raise TypeError(f"computation {name!r}: unexpected keyword argument {min(unknown)!r}")
 
     def decorate(function: Callable[..., Any]) -> Any:
-        declaration = declare(function, state=state, key=key, **declared)
+        declaration = declare(function, name=name, state=state, key=key, multi=multi, **options)
         if key is not None:
             for one in (declaration, *declaration.handlers.values()):
                 add_computation(one)

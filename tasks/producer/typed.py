@@ -6,12 +6,10 @@ At run time these are `OrderedComputation` and `StateComputation`. A message is 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from celery.result import AsyncResult
 
-from celery_partitions.model.policy import Exhausted, Holds, RetryPolicy
 from celery_partitions.producer.bulk import WhenFull
 from celery_partitions.producer.handle import OrderedComputation, StateComputation
 
@@ -20,31 +18,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 Fields = Mapping[str, Any]
-
-
-class Options(TypedDict, total=False):
-    """The options of `computation`, without those that decide its type."""
-
-    on_error: RetryPolicy | Exhausted | None
-    holds: Holds
-    time_limit: timedelta | float | None
-    deduplicate: timedelta | float | None
-    reply: bool
-    executor: Literal["threads"] | None
-    concurrency: int | None
-    strict: bool
-    rate_limit: str | None
-    rate_limit_key: Callable[[Any], Any] | None
-    burst: int | None
-    follow_ups: bool
-    formerly: str | Iterable[str]
-
-
-class StateOptions(Options, total=False):
-    """Those of `state_computation`."""
-
-    ttl: timedelta | float | None
-    on_expire: Callable[..., Any] | None
 
 
 class _Sends(Generic[M]):
