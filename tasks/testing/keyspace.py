@@ -87,6 +87,17 @@ class Keyspace:
         del self.data[key]
         self.ends.pop(key, None)
 
+    def remove(self, key: bytes, kind: type, members: Iterable[bytes]) -> int:
+        """Remove members of a set, a sorted set or a hash, and return how many there were."""
+        held = self.find(key, kind) or kind()
+        gone = {each for each in members if each in held}
+        for each in gone:
+            held.remove(each) if kind is set else held.pop(each)
+        if gone:
+            self.touched.add(key)
+            self.drop_if_empty(key)
+        return len(gone)
+
     def exists(self, key: bytes) -> bool:
         if key in self.ends and self.ends[key] <= self.milliseconds:
             del self.ends[key], self.data[key]
@@ -193,12 +204,7 @@ class Keyspace:
         return len(self.find(key, dict) or {})
 
     def do_hdel(self, key: bytes, field: bytes, *fields: bytes) -> int:
-        held = self.find(key, dict)
-        gone = [held.pop(each) for each in (field, *fields) if held and each in held]
-        if gone:
-            self.touched.add(key)
-            self.drop_if_empty(key)
-        return len(gone)
+        return self.remove(key, dict, (field, *fields))
 
     def do_hincrby(self, key: bytes, field: bytes, by: bytes) -> int:
         found = (self.find(key, dict) or {}).get(field, b"0")
@@ -294,12 +300,7 @@ class Keyspace:
         return new
 
     def do_zrem(self, key: bytes, member: bytes, *members: bytes) -> int:
-        held = self.find(key, SortedSet)
-        gone = [held.pop(each) for each in (member, *members) if held and each in held]
-        if gone:
-            self.touched.add(key)
-            self.drop_if_empty(key)
-        return len(gone)
+        return self.remove(key, SortedSet, (member, *members))
 
     def do_zcard(self, key: bytes) -> int:
         return len(self.find(key, SortedSet) or ())
@@ -324,7 +325,7 @@ class Keyspace:
     def do_zremrangebyscore(self, key: bytes, least: bytes, limit: bytes) -> int:
         held = self.find(key, SortedSet) or SortedSet()
         gone = [member for member, score in held.items() if _above(score, least) and _below(score, limit)]
-        return self.do_zrem(key, *gone) if gone else 0
+        return self.remove(key, SortedSet, gone)
 
     # Sets.
 
@@ -335,13 +336,7 @@ class Keyspace:
         return len(held) - before
 
     def do_srem(self, key: bytes, member: bytes, *members: bytes) -> int:
-        held = self.find(key, set) or set()
-        gone = held & {member, *members}
-        if gone:
-            held -= gone
-            self.touched.add(key)
-            self.drop_if_empty(key)
-        return len(gone)
+        return self.remove(key, set, (member, *members))
 
     def do_scard(self, key: bytes) -> int:
         return len(self.find(key, set) or ())
