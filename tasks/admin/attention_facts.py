@@ -1,4 +1,4 @@
-"""Reads the facts that the rules of `attention.py` judge. Every read is bounded, whatever the group holds."""
+"""Reads the facts that the rules of `attention.py` judge. Every read is bounded, however much the group holds."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Facts:
     sources: Sequence[SourceFact] = ()
     #: The findings of `doctor` about the server that are not ok.
     server: Sequence[Check] = ()
-    #: A resize that is under way.
+    #: A resize that is in progress.
     resize: Progress | None = None
 
     @property

@@ -261,10 +261,10 @@ def _group(
         yield Check("partitions", "ok", f"not set yet; the first process that uses the group sets it to {count}")
     elif topology.former is not None:
         is_slow = progress.state == "moving" and (progress.seconds or 0) > SLOW_RESIZE_SECONDS
-        yield Check("partitions", "warn" if is_slow else "ok", f"a resize is under way: {describe(progress)}")
+        yield Check("partitions", "warn" if is_slow else "ok", f"a resize is in progress: {describe(progress)}")
     elif count != settings.partitions and topology.epoch:
         text = f"the group has {count} since a resize, but PARTITIONS is {settings.partitions}"
-        yield Check("partitions", "warn", f"{text}: a producer that may only push uses it. Set PARTITIONS={count} wherever it is set")
+        yield Check("partitions", "warn", f"{text}: a producer that may only push uses it. Set PARTITIONS={count} in every environment that has it")
     elif count != settings.partitions:
         text = f"the group has {count}, but PARTITIONS is {settings.partitions}: no process starts with these settings"
         yield Check("partitions", "bad", f"{text}. Set PARTITIONS={count}, or use another PARTITIONS_GROUP")
@@ -272,7 +272,7 @@ def _group(
         yield Check("partitions", "ok", f"{count}, the same here and in Redis")
     yield judge_workers(rows, workers, names)
     if foreign is None:
-        yield Check("queues", "ok", "no one but partition workers was seen to consume the partitions' queues")
+        yield Check("queues", "ok", "only partition workers consume the partitions' queues, as far as was seen")
     else:
         yield Check("queues", "bad", foreign)
 

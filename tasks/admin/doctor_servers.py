@@ -88,5 +88,5 @@ def judge_spread(by_server: Mapping[str, list[str]], servers: int) -> Check:
     if most <= MAX_SKEW * least or most <= 2:
         return Check("spread", "ok", f"partitions: {text}")
     extra = by_server[counts[0][1]][:NAMED]
-    fix = f"Move slots, for example those of partitions {', '.join(extra)} (CLUSTER KEYSLOT tells them), or use more partitions"
+    fix = f"Move slots, for example those of partitions {', '.join(extra)} (CLUSTER KEYSLOT shows them), or use more partitions"
     return Check("spread", "warn", f"partitions: {text}{f', {empty} without any' if empty else ''}. {fix}")

@@ -78,7 +78,7 @@ class Exporter:
         pause_all = pause_all or self.names.is_spread
         topology = read_topology(self.client, self.names, self.partitions)
         if topology.former is not None:
-            raise SetupError("a resize is not finished, so messages are on their way between partitions. Export when `partitions resize --status` says that none is under way")
+            raise SetupError("a resize is not finished, so messages are on their way between partitions. Export when `partitions resize --status` says that it is finished")
         partitions = [INGRESS, *map(str, range(self.partitions))]
         # After a resize to fewer, what is left in the others has no place by its partition: an import looks at each key.
         number = topology.partitions if topology.served == topology.partitions else 0
@@ -125,7 +125,7 @@ class Exporter:
                 return
             if time.monotonic() > deadline:
                 raise SetupError(f"messages of {', '.join(left)} are still on their way to other servers; nothing was exported. Workers send them: start one, or see its log")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)  # workers publish nothing when an outbox becomes empty: they trim outboxes all the time
 
     def _write_policies(self, stream: BinaryIO) -> int:
         rows = cast(dict[bytes, bytes], self.client.hgetall(self.names.policies))

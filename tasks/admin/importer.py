@@ -132,7 +132,7 @@ class Importer:
         """Check the whole file, then write it. If it is incomplete or damaged, raise `SetupError` and write nothing."""
         self.refuse_workers()
         if read_topology(self.client, self.names, self.topology.partitions).former is not None:
-            raise SetupError("a resize is not finished. Import when `partitions resize --status` says that none is under way, or use --replace")
+            raise SetupError("a resize is not finished. Import when `partitions resize --status` says that it is finished, or use --replace")
         records, computations, commit_number = self._look_over()
         agree_on_topology(self.client, self.names, self.topology.partitions)
         all_partitions = partitions_and_ingress(self.topology.served)

@@ -75,23 +75,23 @@ class ParkedKeys:
 
     def get(self, key: object) -> ParkedKey | None:
         """The parked key; None if the key is not parked."""
-        spelled = _spelled(key)
-        partition = self.partition(spelled)
-        record = self.client.hget(self.names.parked(partition), cast(str, key_bytes(spelled)))
+        normalized = _normalized(key)
+        partition = self.partition(normalized)
+        record = self.client.hget(self.names.parked(partition), cast(str, key_bytes(normalized)))
         if record is None:
             return None
-        return next(self._with_lengths(_numbered(partition), {key_bytes(spelled): cast(bytes, record)}))
+        return next(self._with_lengths(_numbered(partition), {key_bytes(normalized): cast(bytes, record)}))
 
     def of_key(self, key: object) -> list[ParkedKey]:
         """The parked key and its own lines: everything of it that waits. However many keys are parked, it reads only these."""
-        spelled = _spelled(key)
-        found = self.get(spelled)
+        normalized = _normalized(key)
+        found = self.get(normalized)
         waiting = [] if found is None else [found]
-        if is_own_line(spelled):
+        if is_own_line(normalized):
             return waiting
-        partition = self.partition(spelled)
+        partition = self.partition(normalized)
         computations = self.names.computations_in(cast(list[bytes], self.client.hkeys(self.names.group_meta)))
-        fields = [key_bytes(own_line(spelled, name)) for name in computations]
+        fields = [key_bytes(own_line(normalized, name)) for name in computations]
         records = cast(list[bytes | None], self.client.hmget(self.names.parked(partition), cast(list[str], fields))) if fields else []
         lines = {field: record for field, record in zip(fields, records, strict=True) if record is not None}
         return [*waiting, *self._with_lengths(_numbered(partition), lines)]
@@ -114,21 +114,21 @@ class ParkedKeys:
 
     def retry(self, key: object, *, by: str) -> Answer:
         """Retry the key's first message now, in place. Its count of attempts starts again."""
-        return self._edit(_spelled(key), "retry", by)
+        return self._edit(_normalized(key), "retry", by)
 
     def skip(self, key: object, *, by: str, of: ParkedKey | None = None) -> Answer:
         """Make the failed message an ordinary dead letter; the key continues with its next message.
 
         `of`: the parked key that the operator saw. If another message has failed since, nothing is changed.
         """
-        return self._edit(_spelled(key), "skip", by, of)
+        return self._edit(_normalized(key), "skip", by, of)
 
     def discard(self, key: object, *, by: str, of: ParkedKey | None = None) -> Answer:
         """Delete the failed message and its dead letter permanently; the key continues with its next message.
 
         `of`: as for `skip`.
         """
-        return self._edit(_spelled(key), "discard", by, of)
+        return self._edit(_normalized(key), "discard", by, of)
 
     def _edit(self, key: str, action: str, by: str, of: ParkedKey | None = None) -> Answer:
         for _ in range(TRIES):
@@ -228,7 +228,7 @@ class ParkedKeys:
         )
 
 
-def _spelled(key: object) -> str:
+def _normalized(key: object) -> str:
     """A key as it is stored, or the name of an own line, which may be longer than a key."""
     return key if isinstance(key, str) and is_own_line(key) else normalize_key(key)
 

@@ -24,7 +24,7 @@ def who_am_i(client: redis.Redis) -> str | None:
 def refused_commands(client: redis.Redis, user: str, names: Names) -> list[str] | None:
     """The commands of a worker that the user may not send, or not for this group's keys and channels.
 
-    None if the server cannot tell: before Redis 7, or if the user may not run ACL DRYRUN.
+    None if the server cannot check it: before Redis 7, or if the user may not run ACL DRYRUN.
     """
     refused = set()
     for command in worker_commands(names):

@@ -95,7 +95,7 @@ class GroupCollector(Collector):
             found = read_overview(self.group, state_bytes=weigh, only=only)
             if self.attention is not None:
                 self._whole = read_whole(self.group, self.attention.look(found))
-        except Exception as error:  # whatever it is, the scrape reports the group as down
+        except Exception as error:  # for any error, the scrape reports the group as down
             if str(error) != self._fault:  # logged once, however long it lasts
                 self._fault = str(error)
                 logger.warning("metrics: cannot read the partitions, celery_partitions_up is 0: %s", error)

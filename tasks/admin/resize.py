@@ -27,7 +27,7 @@ class Progress:
 
     state: State
     partitions: int
-    #: The number before. None: no resize is under way.
+    #: The number before. None: no resize is in progress.
     former: int | None
     epoch: int
     #: It undoes a resize that was not finished.
@@ -87,7 +87,7 @@ def read_progress(client: redis.Redis, names: Names, default: int) -> Progress:
 def describe(progress: Progress) -> str:
     """A resize in words."""
     if progress.state == "none":
-        return f"no resize is under way; the group has {progress.partitions} partitions"
+        return f"no resize is in progress; the group has {progress.partitions} partitions"
     back = " (undoes a resize)" if progress.back else ""
     first = f"from {progress.former} to {progress.partitions} partitions{back}, begun {progress.seconds or 0:.0f} s ago"
     if progress.state == "moving":
@@ -125,7 +125,7 @@ class Resize:
                 "`partitions resize --abort` undoes it, and `partitions resize --finish` ends it once no producer sends for the former number"
             )
         if not 1 <= partitions <= MAX_PARTITIONS:
-            raise SetupError(f"{partitions} is no number of partitions: it must be from 1 to {MAX_PARTITIONS:,}")
+            raise SetupError(f"{partitions} is not a valid number of partitions: expected an integer from 1 to {MAX_PARTITIONS:,}")
         if partitions == before:
             raise SetupError(f"the group has {partitions} partitions already")
         if partitions % before and before % partitions:
@@ -166,7 +166,7 @@ class Resize:
     def _unfinished(self) -> Topology:
         topology = read_topology(self.client, self.names, self.default)
         if topology.former is None:
-            raise SetupError(f"no resize is under way: the group has {topology.partitions} partitions")
+            raise SetupError(f"no resize is in progress: the group has {topology.partitions} partitions")
         return topology
 
     def _begin(self, topology: Topology, partitions: int, by: str, *, back: bool) -> Topology:

@@ -56,21 +56,21 @@ class StateEditor:
 
     def see(self, computation: Computation, key: object) -> SeenState:
         """The state as last committed. A state that cannot be read is returned too, so that it can be replaced."""
-        states, spelled = self.states, normalize_key(key)
-        partition = states.topology.partition_of(spelled)
+        states, normalized = self.states, normalize_key(key)
+        partition = states.topology.partition_of(normalized)
         stored = None
         for one in (*map(computation.before, computation.formerly), computation):
             name = states.names.states(str(partition), one.name)
-            stored = cast("bytes | None", states.client.hget(name, cast(str, key_bytes(spelled))))
+            stored = cast("bytes | None", states.client.hget(name, cast(str, key_bytes(normalized))))
             if stored is not None:
                 computation = one
                 break
         if stored is None:
-            return SeenState(computation, spelled, partition, None, None)
+            return SeenState(computation, normalized, partition, None, None)
         try:
-            return SeenState(computation, spelled, partition, states.codec.load(computation, spelled, stored), stored)
+            return SeenState(computation, normalized, partition, states.codec.load(computation, normalized, stored), stored)
         except StateError as error:
-            return SeenState(computation, spelled, partition, None, stored, str(error))
+            return SeenState(computation, normalized, partition, None, stored, str(error))
 
     def set(self, seen: SeenState, state: Any, *, by: str) -> Answer:
         """Replace `seen` with `state`. Returns `changed`, and writes nothing, if the state changed meanwhile.

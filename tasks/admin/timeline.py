@@ -75,8 +75,8 @@ def row_of_record(record: AuditRecord) -> Row:
     states = []
     if "computation" in detail and "old" in detail:
         states = [StateDiff(str(detail["computation"]), _fields(detail["old"], detail.get("new")))]
-    told = [str(detail[name]) for name in ("timer", "message_id") if detail.get(name)]
-    return Row(record.at, record.who, [" ".join([record.what, *told])], states)
+    named = [str(detail[name]) for name in ("timer", "message_id") if detail.get(name)]
+    return Row(record.at, record.who, [" ".join([record.what, *named])], states)
 
 
 def sentence(event: Event, at: float) -> str:
@@ -130,7 +130,7 @@ class KeyWatch:
         return sorted(rows, key=lambda row: -row.at)[:MAX_ROWS]
 
     def look(self) -> list[Row]:
-        """What happened since the last look, oldest first. After an error, the next look tells what this one missed."""
+        """What happened since the last look, oldest first. After an error, the next look returns what this one missed."""
         changes, audited = self._changes(), self._audit_records()
         records, parked, now = self._read_records(), next(iter(self.parked_keys.of_key(self.key)), None), self._now()
         rows = list(self._rows_of([one for one in reversed(changes) if _place(one) > self._seen_change]))

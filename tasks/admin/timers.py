@@ -48,12 +48,12 @@ def timers_in(states: StateReader, computation: Computation, stored: bytes | Non
 
 def timers_of(states: StateReader, computations: Iterable[Computation], key: object) -> list[KeyTimer]:
     """The timers of a key, in all computations. Raises `StateError` for a record that can't be read."""
-    spelled = normalize_key(key)
-    partition = str(states.topology.partition_of(spelled))
+    normalized = normalize_key(key)
+    partition = str(states.topology.partition_of(normalized))
     wanted = [each for one in computations if one.state is not None for each in (*map(one.before, one.formerly), one)]
     with states.client.pipeline(transaction=False) as pipe:
         for one in wanted:
-            pipe.hget(states.names.states(partition, one.name), cast(str, key_bytes(spelled)))
+            pipe.hget(states.names.states(partition, one.name), cast(str, key_bytes(normalized)))
         records = pipe.execute()
     return [timer for one, stored in zip(wanted, records, strict=True) for timer in timers_in(states, one, stored)]
 

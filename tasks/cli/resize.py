@@ -15,6 +15,7 @@ from celery_partitions.runtime.group import Group
 from celery_partitions.store.topology import read_topology
 
 #: How often the command looks while it waits.
+#: There is no event to wait for: each partition moves its keys and passes its messages on by itself, so only a look at all of them shows the end.
 LOOK_SECONDS = 0.2
 
 

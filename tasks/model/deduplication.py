@@ -14,10 +14,10 @@ HASH_BYTES = 16
 
 def normalize_id(message_id: str) -> bytes:
     """The bytes by which a message id is remembered. The first byte distinguishes an id from a hash."""
-    spelled = message_id.encode("utf-8", "surrogatepass")
-    if len(spelled) <= LONGEST_ID_BYTES:
-        return b"=" + spelled
-    return b"#" + blake2b(spelled, digest_size=HASH_BYTES).digest()
+    encoded = message_id.encode("utf-8", "surrogatepass")
+    if len(encoded) <= LONGEST_ID_BYTES:
+        return b"=" + encoded
+    return b"#" + blake2b(encoded, digest_size=HASH_BYTES).digest()
 
 
 def ids_to_look_for(items: Iterable[Item]) -> dict[str, list[str]]:

@@ -65,7 +65,7 @@ class Misrouted(msgspec.Struct, gc=False):
 
     raw: bytes
     partition: int
-    #: Its key was here until the resize that is under way. Younger messages may wait for it in the queue of its partition.
+    #: Its key was here until the resize that is in progress. Younger messages may wait for it in the queue of its partition.
     was_here: bool = False
 
 

@@ -15,7 +15,7 @@ class Topology:
 
     epoch: int
     partitions: int
-    #: The number before the last resize, until that resize is finished. None: no resize is under way.
+    #: The number before the last resize, until that resize is finished. None: no resize is in progress.
     former: int | None = None
     #: The highest number that the group ever had: a partition above `partitions` forwards what old producers still send there.
     highest: int = 0

@@ -168,7 +168,7 @@ def check_beat(installation: Installation) -> Schedule:
 
 
 def plan_runs(installation: Installation) -> int:
-    """Tell the owners of the entries what the schedule says now. Each worker calls it when it starts; repeating it changes nothing. Returns the
+    """Send the schedule's current entries to the partitions that run them. Each worker calls it when it starts; repeating it changes nothing. Returns the
     number of entries."""
     found = check_beat(installation)
     gone = [Entry(name, is_gone=True) for name in installation.group.states.keys(NAME) if name not in found.entries]

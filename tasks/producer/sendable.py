@@ -72,7 +72,7 @@ class Sending(ABC):
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
         """Call `delay` when Django's current transaction commits, or now if there is none. After a rollback nothing is sent.
 
-        An invalid message raises `MessageError` now. If sending fails after the commit, that is raised to whoever commits, as Django does.
+        An invalid message raises `MessageError` now. If sending fails after the commit, the code that commits gets the error, as with Django's own hooks.
         """
         from django.db import transaction  # noqa: PLC0415 - Django is not a dependency
 

@@ -71,5 +71,5 @@ def _exception_of(dead_letter_item: DeadLetterItem, error: BaseException | None)
 
 
 def _can_be_raised(error: BaseException) -> BaseException:
-    """The error, or a RuntimeError in place of SystemExit and the like, which would end the waiting process."""
+    """The error, or a RuntimeError in place of one that would end the waiting process, such as SystemExit."""
     return error if isinstance(error, Exception) else RuntimeError(describe(error))

@@ -95,7 +95,7 @@ class Group:
             self._check_at = time.monotonic() + FOLLOW_SECONDS
 
     def follow(self, topology: Topology, again_after: float = FOLLOW_SECONDS) -> None:
-        """Use this topology, which was just read from Redis. `again_after`: `check` reads it again after so many seconds."""
+        """Use this topology, which was just read from Redis. `again_after`: the seconds after which `check` reads it again."""
         if topology != self.topology:
             self.topology = topology
         self._check_at = time.monotonic() + again_after

@@ -1,4 +1,4 @@
-"""Publishes a computation's message in the form that workers can read, whatever the app's configuration and the call's options."""
+"""Publishes a computation's message in the form that workers can read, for any configuration of the app and any options of the call."""
 
 from __future__ import annotations
 

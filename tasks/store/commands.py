@@ -76,8 +76,8 @@ def park(names: Names, partition: str, parked: Mapping[str, ParkedKey]) -> list[
 
 def unpark(names: Names, partition: str, keys: Iterable[str]) -> list[list[Any]]:
     """The commands that unpark keys. They belong to the commit that empties the keys' mailboxes."""
-    spelled = [key_bytes(key) for key in keys]
-    return [*split(["HDEL", names.parked(partition)], spelled), *split(["ZREM", names.parked_due(partition)], spelled)]
+    encoded = [key_bytes(key) for key in keys]
+    return [*split(["HDEL", names.parked(partition)], encoded), *split(["ZREM", names.parked_due(partition)], encoded)]
 
 
 def delayed_entry(due: float, raw: bytes, commit_number: int, number: int) -> tuple[int, bytes]:

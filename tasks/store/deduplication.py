@@ -36,9 +36,9 @@ def read_seen_ids(
     """Look up which ids were seen, by computation name, in one round trip."""
     with client.pipeline(transaction=False) as pipe:
         for name, (_, ids) in wanted.items():
-            spelled = list(map(normalize_id, ids))
-            pipe.smismember(names.deduplication(partition, name, "young"), spelled)
-            pipe.smismember(names.deduplication(partition, name, "old"), spelled)
+            encoded = list(map(normalize_id, ids))
+            pipe.smismember(names.deduplication(partition, name, "young"), encoded)
+            pipe.smismember(names.deduplication(partition, name, "old"), encoded)
             pipe.scard(names.deduplication(partition, name, "young"))
             pipe.hget(names.meta(partition), f"seen:{name}")
         rows = iter(pipe.execute())

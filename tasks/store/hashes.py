@@ -8,7 +8,7 @@ import redis
 
 
 def filled(client: redis.Redis, names: Iterable[str]) -> set[str]:
-    """Those of the hashes that are not empty, in one round trip. One that can't be read counts as filled: whoever reads it gets the error."""
+    """Those of the hashes that are not empty, in one round trip. One that can't be read counts as filled, so that its reader gets the error."""
     wanted = list(names)
     with client.pipeline(transaction=False) as pipe:
         for name in wanted:

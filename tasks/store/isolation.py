@@ -1,7 +1,7 @@
 """Finds poison messages: those that kill workers or can't be interrupted.
 
 A worker that dies leaves no message. So the next owner notes in Redis which messages it is about to run. It begins with groups of
-messages, which costs almost nothing. If that worker dies too, its note tells the next owner which group was running. That owner then
+messages, which costs almost nothing. If that worker dies too, the next owner reads in its note which group was running. That owner then
 runs the messages of the group one by one, each with its own note.
 """
 

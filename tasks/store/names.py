@@ -19,13 +19,13 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
                                            mark: see lua/finish_resize.lua
                                            removed: number of messages taken from its queue and inbox since its first epoch
                                            passed_on: when it last passed on a message of a former number of partitions (ms)
-                                           paused: 1 (by an operator or a policy), or the name of whoever paused it
+                                           paused: 1 (by an operator or a policy), or the name of what paused it (an export)
                                            to_isolate: number of messages to run in isolation after a worker died
                                            seen:<computation>: when the set of young ids was started (ms)
                                            version:<computation>: the highest version of its states written here, if above 1;
                                            or `renamed to <computation>`
                                            timeline_bytes: how long all timelines are together
-                                           beside_until: until when few delayed messages at once become due, because others came beside
+                                           beside_until: until when delayed messages are released in small groups, because other messages came too
                                            them (ms)
                                            takeovers: when it was last taken from a worker that had died (ms, space-separated, bounded)
                                            counters: processed, failed, emitted, …
@@ -353,7 +353,7 @@ class Names:
         return self._key(partition, "isolation")
 
     def commits(self, partition: str) -> str:
-        # Beside the group's measurements, because one script writes both.
+        # With the group's measurements, because one script writes both.
         return self._group_key(f"commits:{partition}") if self.is_spread else self._key(partition, "commits")
 
     def timelines(self, partition: str) -> str:

@@ -56,12 +56,12 @@ def read_due(client: redis.Redis, names: Names, partition: str, since: float, kn
     while True:
         rows = client.zrangebyscore(names.parked_due(partition), math.ceil(since * 1000), "(inf", start=0, num=limit + 1, withscores=True)
         found = cast(list[tuple[bytes, float]], rows)
-        keys = [key for spelled, _ in found[:limit] if (key := key_text(spelled)) not in known]
+        keys = [key for encoded, _ in found[:limit] if (key := key_text(encoded)) not in known]
         if keys or len(found) <= limit:
             break
         limit *= 2  # more keys than this are due at the same moment, and their calls are in flight
     following = found[limit][1] / 1000 if len(found) > limit else math.inf
-    # A key in the index without a record counts as due now: its mailbox is empty, or tells what to do.
+    # A key in the index without a record counts as due now: its mailbox is empty, or its messages decide.
     return _read(client, names, partition, keys, default=ParkedKey(due=since, attempt=1)), following
 
 

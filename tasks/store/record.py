@@ -140,7 +140,7 @@ class Signer:
 
     def _tag(self, number: int, key: str, head: bytes, payload: bytes) -> bytes:
         made = self._begun[number].copy()
-        spelled = key_bytes(key)
-        made.update(b"%d:%b%b" % (len(spelled), spelled, head))
+        encoded = key_bytes(key)
+        made.update(b"%d:%b%b" % (len(encoded), encoded, head))
         made.update(payload)
         return made.digest()

@@ -67,7 +67,7 @@ class Servers(redis.Redis):
         return {one: self._connected(one) for one in dict.fromkeys(owners) if one is not None}
 
     def look_again(self) -> list[Address | None]:
-        """Read the map of slots. Raises redis-py's `ConnectionError` if no server tells it."""
+        """Read the map of slots. Raises redis-py's `ConnectionError` if no server returns it."""
         if not self.url.is_cluster:
             self._owners = fixed_slots(self.url.addresses)
             return self._owners
@@ -90,7 +90,7 @@ class Servers(redis.Redis):
                     last = error
                 else:
                     return self._owners
-        raise redis.ConnectionError(f"no server of PARTITIONS_URL tells which server has which slot ({last})")
+        raise redis.ConnectionError(f"no server of PARTITIONS_URL answers which server has which slot ({last})")
 
     def check_places(self) -> None:
         """Raise `SetupError` if the list of plain servers is not as it was. Raises redis-py's errors."""
@@ -220,7 +220,7 @@ class Servers(redis.Redis):
             yield from client.scan_iter(match, count, _type, **more)
 
     def announce(self, key: str | bytes) -> None:
-        """Tell the workers about an operator's change of a partition's keys. They listen at the control server."""
+        """Notify the workers of an operator's change of a partition's keys. They listen at the control server."""
         if self.places.slot(key) is not None:
             self.control.publish(f"{{{self.root}}}:changed", "")
 

@@ -40,7 +40,7 @@ class AsyncServers(redis.asyncio.Redis):
         return self._connected(owner)
 
     async def look_again(self) -> list[Address | None]:
-        """Read the map of slots. Raises redis-py's `ConnectionError` if no server tells it."""
+        """Read the map of slots. Raises redis-py's `ConnectionError` if no server returns it."""
         if not self.url.is_cluster:
             self._owners = fixed_slots(self.url.addresses)
             return self._owners
@@ -53,7 +53,7 @@ class AsyncServers(redis.asyncio.Redis):
             else:
                 self._owners = slots_in(answer, address)
                 return self._owners
-        raise redis.ConnectionError(f"no server of PARTITIONS_URL tells which server has which slot ({last})")
+        raise redis.ConnectionError(f"no server of PARTITIONS_URL answers which server has which slot ({last})")
 
     async def check_places(self) -> None:
         """`Servers.check_places`."""

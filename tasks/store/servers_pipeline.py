@@ -43,7 +43,7 @@ class ServersPipeline(Pipeline):
         answers: list[Any] = [None] * len(stack)
         lost = self._send(stack, groups, answers)
         for number, answer in enumerate(answers):
-            if isinstance(answer, MOVES):  # Commands for one key are refused alike, so they keep their order
+            if isinstance(answer, MOVES):  # All commands for one key are refused, so they keep their order
                 try:
                     answers[number] = self.servers.execute_command(*stack[number][0], **stack[number][1])
                 except redis.RedisError as error:

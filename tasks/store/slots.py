@@ -3,7 +3,7 @@
 Redis Cluster hashes a key, or the part of it in braces, to one of 16,384 slots, and gives each slot to a server. All keys of a numbered
 partition share a slot. Every other key (the group's, the ingress's, results, sinks) is on the control server, `REDIS_URL`.
 
-A list of plain servers works alike: each has an equal range of slots, in the order of the list.
+A list of plain servers works in the same way: each has an equal range of slots, in the order of the list.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def check_place(address: Address, expected: str, found: bytes | None) -> None:
 
 
 class Places:
-    """Tells the slot of a key, for one group. `root`: the start of its queues' names (`Names.root`)."""
+    """Computes the slot of a key, for one group. `root`: the start of its queues' names (`Names.root`)."""
 
     def __init__(self, root: str) -> None:
         self._is_partition = re.compile(re.escape(root.encode()) + rb"\.(0|[1-9][0-9]*)")

@@ -120,9 +120,9 @@ class StateReader:
     def meta(self, computation_name: str, key: object, former_names: Iterable[str] = ()) -> StoredMeta | None:
         """Size and signature of the key's stored state, without unpickling it. None if the key has no state. `former_names`: under which it
         may have been signed."""
-        spelled = normalize_key(key)
-        stored = self.client.hget(self._hash(computation_name, spelled), cast(str, key_bytes(spelled)))
-        return None if stored is None else self.codec.meta(computation_name, spelled, cast(bytes, stored), former_names)
+        normalized = normalize_key(key)
+        stored = self.client.hget(self._hash(computation_name, normalized), cast(str, key_bytes(normalized)))
+        return None if stored is None else self.codec.meta(computation_name, normalized, cast(bytes, stored), former_names)
 
     def keys(self, *computation_names: str) -> Iterator[str]:
         """Iterate over the keys that have a state, in constant memory. A key that exists throughout comes at least once, maybe more often.
@@ -134,14 +134,14 @@ class StateReader:
 
     def forget(self, computation: Computation, key: object) -> bool:
         """Delete the key's state. Its next message starts from the initial state. Returns whether there was a state."""
-        spelled = normalize_key(key)
-        partition = str(self.topology.partition_of(spelled))
+        normalized = normalize_key(key)
+        partition = str(self.topology.partition_of(normalized))
         gone = 0
         for name in (*computation.formerly, computation.name):
             gone += script("forget").run(
                 self.client,
                 [self.names.states(partition, name), self.names.meta(partition), self.names.timelines(partition)],
-                [key_bytes(spelled), self.names.changed],
+                [key_bytes(normalized), self.names.changed],
             )
         return bool(gone)
 

@@ -24,7 +24,7 @@ def move_all(client: redis.Redis, epoch: int, partitions: int) -> None:
 
 
 def test_a_resize_is_begun_shown_and_finished(run: Run, client: redis.Redis) -> None:
-    assert "no resize is under way; the group has 4 partitions" in run("resize", "--status").stdout
+    assert "no resize is in progress; the group has 4 partitions" in run("resize", "--status").stdout
     begun = run("resize", "8", "--yes", "--wait", "0", "--json")
     assert begun.exit_code == 1  # the keys have not moved
     assert json.loads(begun.stdout)["state"] == "moving"
@@ -37,7 +37,7 @@ def test_a_resize_is_begun_shown_and_finished(run: Run, client: redis.Redis) -> 
     assert "the group has 8 partitions" in run("resize", "--finish").stdout
     assert len(json.loads(run("status", "--json").stdout)) == 9
     assert [one["what"] for one in json.loads(run("audit", "--json").stdout)][:2] == ["resize finish", "resize"]
-    assert "no resize is under way" in run("resize", "--abort").stderr
+    assert "no resize is in progress" in run("resize", "--abort").stderr
 
 
 def test_an_abort_goes_back_once(run: Run, client: redis.Redis) -> None:

@@ -5,7 +5,7 @@
 -- Returns {admitted, waiting, ready, removed, left, removed, left, …}; or {-1} if another worker has the lease
 --   waiting   how many messages are in the queue afterwards; ready: in the inbox
 --   removed, left   of each source: how many messages were taken from it so far, and how many it has. The messages of the queue may be
---             admitted as soon as so many more were taken from each source
+--             admitted as soon as this number of messages was taken from each source
 -- If no source has a message, all may be admitted.
 
 local token, may, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])

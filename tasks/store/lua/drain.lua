@@ -1,4 +1,4 @@
--- Tell the workers with a node name to release all partitions and take no more, or to take their share again.
+-- Make the workers with a node name release all partitions and take no more, or to take their share again.
 -- `balance` acts on it, and removes the entry of a worker that has ended.
 --
 -- KEYS  1 workers (zset)  2 draining (hash)  3 audit (stream)

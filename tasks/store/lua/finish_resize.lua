@@ -3,9 +3,9 @@
 -- KEYS  1 group (hash)  2 audit (stream)  3… for each partition: meta (hash), queue (list), inbox (list), the priority lists of the queue
 -- ARGV  1 epoch  2 "": look whether nothing was passed on for some time; else an id: an operator says that no producer sends any more
 --       3 that time, ms  4 channel `changed`  5 number of audit records to keep, approximately  6 who  7 what  8 details (JSON)
--- Returns {"ok"}; {"changed"}: no such resize is under way; {"moving", n}: keys of the n-th partition have not moved; {"busy", ms}: a message for
+-- Returns {"ok"}; {"changed"}: no such resize is in progress; {"moving", n}: keys of the n-th partition have not moved; {"busy", ms}: a message for
 -- the former number was passed on, or the resize began, so long ago; or {"passing", n}: the n-th partition may still have such messages.
--- When nothing else is in the way, each partition's messages are counted (`mark`). Once so many were taken, what is there is younger.
+-- When nothing else is in the way, each partition's messages are counted (`mark`). Once that number was taken, all that is left is younger.
 
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'former', 'resized', 'mark')
 if found[1] ~= ARGV[1] or not found[2] then

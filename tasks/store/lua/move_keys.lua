@@ -3,7 +3,7 @@
 -- KEYS  1 meta (hash) of the partition  2 group (hash)  3 meta (hash) of the other partition
 --       4… for each command: the Redis key to move from, and the one to move to
 -- ARGV  1 token of the partition  2 epoch  3 "new" if the other partition had no keys before this epoch, else ""
---       4… commands, each: what, a count, and so many words
+--       4… commands, each: its name, a count, and that number of words
 --         hash   fields that leave one hash for the other
 --         zset   members, with their scores
 --         list   0 words: the whole list
