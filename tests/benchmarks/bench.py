@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,15 +204,16 @@ class Bench:
                 process.wait()
 
     def watch(self, queues: Sequence[str], workers: Sequence[Worker]) -> Drain:
-        """Read the queues until they are empty. Fails if a worker dies or there is no progress for a minute.
+        """Read the queues until they are empty. A message is left while it is in a queue or in kombu's `unacked` hash."""
+        return self.watch_until_zero(lambda client: messages_left(client, queues), workers)
 
-        A message is left while it is in a queue or in kombu's `unacked` hash.
-        """
+    def watch_until_zero(self, count: Callable[[redis.Redis], int], workers: Sequence[Worker]) -> Drain:
+        """Call `count` until it returns 0. Fails if a worker dies or there is no progress for a minute."""
         looks: list[tuple[float, int]] = []
         moved_at = time.monotonic()
         with self.client() as client:
             while True:
-                left, now = messages_left(client, queues), time.monotonic()
+                left, now = count(client), time.monotonic()
                 if looks and left != looks[-1][1]:
                     moved_at = now
                 looks.append((now, left))
@@ -233,6 +234,14 @@ def messages_left(client: redis.Redis, queues: Sequence[str]) -> int:
         pipeline.llen(queue)
     pipeline.hlen("unacked")
     return sum(pipeline.execute())
+
+
+def messages_processed(client: redis.Redis, partitions: int) -> int:
+    """How many messages the partitions have processed."""
+    with client.pipeline(transaction=False) as pipe:
+        for number in range(partitions):
+            pipe.hget(f"{{partition.{number}}}:meta", "processed")
+        return sum(int(one or 0) for one in pipe.execute())
 
 
 def partition_queues(partitions: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.benchmarks.bench import Bench, Drain, partition_queues
+from tests.benchmarks.bench import Bench, Drain, messages_processed, partition_queues
 from tests.benchmarks.samples import CandidateFailedError
 
 #: The default of PARTITIONS.
@@ -12,23 +12,21 @@ PARTITIONS = 4
 
 
 def partitioned_drain(
-    bench: Bench, count: int, keys: int, partitions: int = PARTITIONS, **settings: object
+    bench: Bench, count: int, keys: int, partitions: int = PARTITIONS, computation: str = "plain", *, gathers: bool = False, **settings: object
 ) -> Drain:
-    """Ours: `count` messages queued, then one worker started. `settings` are for the worker only."""
+    """Ours: `count` messages queued, then one worker started. `settings` are for the worker only.
+
+    `gathers`: watch the count of processed messages, because messages that gather for a batch computation are in no queue.
+    """
+    workload = ("--computation", computation, "--count", count, "--keys", keys)
     bench.clear()
-    bench.run("partitioned_client.py", "fill", "--count", count, "--keys", keys, PARTITIONS=partitions)
-    return partitioned_drain_of_filled(bench, count, keys, partitions, **settings)
-
-
-def partitioned_drain_of_filled(
-    bench: Bench, count: int, keys: int, partitions: int = PARTITIONS, **settings: object
-) -> Drain:
-    """The same with queues that are already filled."""
+    bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=partitions)
     with bench.worker("partitioned", PARTITIONS=partitions, **settings) as worker:
-        drain = bench.watch(partition_queues(partitions), [worker])
-    checked(
-        bench.run("partitioned_client.py", "check", "--count", count, "--keys", keys, PARTITIONS=partitions)
-    )
+        if gathers:
+            drain = bench.watch_until_zero(lambda client: max(0, count - messages_processed(client, partitions)), [worker])
+        else:
+            drain = bench.watch(partition_queues(partitions), [worker])
+    checked(bench.run("partitioned_client.py", "check", *workload, PARTITIONS=partitions))
     return drain
 
 

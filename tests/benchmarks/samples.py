@@ -52,12 +52,19 @@ class Row:
     #: The alternative and its figure; empty and not-a-number if there is none.
     against: str = ""
     theirs: float = math.nan
-    score: float
-    target: Target | None
+    #: The score, where it is neither the ratio of the two figures nor, without an alternative, our figure.
+    own_score: float | None = None
+    target: Target | None = None
     #: How the figures were measured, for the reader of the report.
     note: str = ""
     #: Every figure of every candidate in each round, in `unit`.
     samples: Mapping[str, Samples] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        if self.own_score is not None:
+            return self.own_score
+        return ratio(self.ours, self.theirs) if self.against else self.ours
 
     @property
     def reached(self) -> bool | None:

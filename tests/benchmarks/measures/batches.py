@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 
-from tests.benchmarks.bench import LOOK_SECONDS, STALLED_SECONDS, Bench, Drain
-from tests.benchmarks.runs import PARTITIONS, checked
-from tests.benchmarks.samples import CandidateFailedError, Row, Target, alternate, ratio
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.runs import partitioned_drain
+from tests.benchmarks.samples import Row, Target, alternate
 
 #: So few keys that 100 messages of each lie in one of the worker's own batches.
 FEW_KEYS = 8
@@ -17,13 +16,7 @@ def measure(bench: Bench) -> list[Row]:
     size = bench.size
 
     def drained(computation: str, count: int, keys: int) -> float:
-        workload = ("--computation", computation, "--count", count, "--keys", keys)
-        bench.clear()
-        bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
-        with bench.worker("partitioned", PARTITIONS=PARTITIONS):
-            rate = processed(bench, count).rate()
-        checked(bench.run("partitioned_client.py", "check", *workload, PARTITIONS=PARTITIONS))
-        return rate
+        return partitioned_drain(bench, count, keys, computation=computation, gathers=True).rate()
 
     rows = []
     for what, batches, plain, count, keys, target in (
@@ -39,30 +32,9 @@ def measure(bench: Bench) -> list[Row]:
                 ours=taken[batches].median,
                 against="a plain computation",
                 theirs=taken[plain].median,
-                score=ratio(taken[batches].median, taken[plain].median),
                 target=Target("at least", target, "×"),
                 note=f"{count:,} messages of {keys:,} keys, queued. Until all are processed. States checked against a plain fold.",
                 samples=taken,
             )
         )
     return rows
-
-
-def processed(bench: Bench, count: int) -> Drain:
-    """Watch until all messages are processed. Messages that gather are in no queue."""
-    looks: list[tuple[float, int]] = []
-    moved_at = time.monotonic()
-    with bench.client() as client:
-        while True:
-            with client.pipeline(transaction=False) as pipe:
-                for number in range(PARTITIONS):
-                    pipe.hget(f"{{partition.{number}}}:meta", "processed")
-                left = count - sum(int(one or 0) for one in pipe.execute())
-            now = time.monotonic()
-            moved_at = now if not looks or left != looks[-1][1] else moved_at
-            looks.append((now, left))
-            if left <= 0:
-                return Drain(tuple(looks))
-            if now - moved_at > STALLED_SECONDS:
-                raise CandidateFailedError(f"{left} messages are not processed")
-            time.sleep(LOOK_SECONDS)

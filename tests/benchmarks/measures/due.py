@@ -10,18 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.benchmarks.bench import (
-    LOOK_SECONDS,
-    STALLED_SECONDS,
-    Bench,
-    Drain,
-    Worker,
-    last_line,
-    messages_left,
-    partition_queues,
-)
+import redis
+
+from tests.benchmarks.bench import Bench, Drain, Worker, messages_left, partition_queues
 from tests.benchmarks.runs import PARTITIONS
-from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target, alternate, ratio
+from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target, alternate
 
 #: How long after the last timer was set the first is due: all must be set until then.
 SET_SECONDS = 5.0
@@ -83,7 +76,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=ours,
             against="messages of as many keys",
             theirs=theirs,
-            score=ratio(ours, theirs),
             target=Target("at least", 0.3, "×"),
             note="Set and due while no worker runs.",
             samples={name: taken[name] for name in ("timers", "messages")},
@@ -94,7 +86,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=taken["beside"].median,
             against="without them",
             theirs=taken["alone"].median,
-            score=ratio(taken["beside"].median, taken["alone"].median),
             target=Target("at most", 2.0, "×"),
             note=f"{CALLS} calls of `delay(…).get()`, one after the other.",
             samples={name: taken[name] for name in ("beside", "alone")},
@@ -103,7 +94,6 @@ def measure(bench: Bench) -> list[Row]:
             measure="lateness of a timer, idle worker, p99",
             unit="ms",
             ours=taken["late"].median,
-            score=taken["late"].median,
             target=Target("at most", 50.0, " ms"),
             note=f"`timer.fired - timer.due`, by the server's clock. {IDLE_TIMERS} timers, one each {1000 * IDLE_SECONDS / IDLE_TIMERS:g} ms.",
             samples={"late": taken["late"]},
@@ -140,7 +130,6 @@ def measure_keys(bench: Bench) -> list[Row]:
             measure=f"seconds until {keys:,} keys are expired",
             unit="s",
             ours=taken["expired"].median,
-            score=taken["expired"].median,
             target=Target("at most", 60.0, " s"),
             note="All are due when the worker starts.",
             samples=taken,
@@ -149,7 +138,6 @@ def measure_keys(bench: Bench) -> list[Row]:
             measure="of the memory that these keys took, what is left then",
             unit="%",
             ours=Samples(left).median,
-            score=Samples(left).median,
             target=Target("at most", 3.0, " %"),
             note="`used_memory` of the server.",
             samples={"ours": Samples(left)},
@@ -158,7 +146,6 @@ def measure_keys(bench: Bench) -> list[Row]:
             measure=f"`migrate --check` of {keys:,} small states",
             unit="s",
             ours=Samples(checked).median,
-            score=Samples(checked).median,
             target=Target("at most", 60.0, " s"),
             note="With the start of the process.",
             samples={"ours": Samples(checked)},
@@ -191,21 +178,12 @@ def started(bench: Bench, **settings: object) -> Iterator[Worker]:
 
 def watch_due(bench: Bench, worker: Worker) -> Drain:
     """Until no timer and no message is left."""
-    looks: list[tuple[float, int]] = []
-    moved_at = time.monotonic()
-    with bench.client() as client:
-        while True:
-            left = sum(client.zcard(f"{{partition.{number}}}:delayed") for number in range(PARTITIONS))
-            left += messages_left(client, partition_queues(PARTITIONS))
-            now = time.monotonic()
-            if looks and left != looks[-1][1]:
-                moved_at = now
-            looks.append((now, left))
-            if left == 0:
-                return Drain(tuple(looks))
-            if worker.process.poll() is not None or now - moved_at > STALLED_SECONDS:
-                raise CandidateFailedError(f"{left} are left: {last_line(worker.log)}")
-            time.sleep(LOOK_SECONDS)
+
+    def left(client: redis.Redis) -> int:
+        timers = sum(client.zcard(f"{{partition.{number}}}:delayed") for number in range(PARTITIONS))
+        return timers + messages_left(client, partition_queues(PARTITIONS))
+
+    return bench.watch_until_zero(left, [worker])
 
 
 def used_memory(bench: Bench) -> int:

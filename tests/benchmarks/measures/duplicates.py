@@ -6,21 +6,16 @@ from functools import partial
 
 import redis
 
-from tests.benchmarks.bench import Bench, partition_queues
-from tests.benchmarks.runs import PARTITIONS, checked
-from tests.benchmarks.samples import Row, Samples, alternate, ratio
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.runs import partitioned_drain
+from tests.benchmarks.samples import Row, Samples, alternate
 
 
 def measure(bench: Bench) -> list[Row]:
     memory: list[float] = []
 
     def drained(computation: str) -> float:
-        workload = ("--computation", computation, "--count", bench.size.messages, "--keys", bench.size.keys)
-        bench.clear()
-        bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
-        with bench.worker("partitioned", PARTITIONS=PARTITIONS) as worker:
-            rate = bench.watch(partition_queues(PARTITIONS), [worker]).rate()
-        checked(bench.run("partitioned_client.py", "check", *workload, PARTITIONS=PARTITIONS))
+        rate = partitioned_drain(bench, bench.size.messages, bench.size.keys, computation=computation).rate()
         if computation == "once":
             with bench.client() as client:
                 memory.append(bytes_of_ids(client) / bench.size.messages)
@@ -36,8 +31,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=taken[with_ids].median,
             against="itself, ids not looked at",
             theirs=taken[without].median,
-            score=ratio(taken[with_ids].median, taken[without].median),
-            target=None,
             note=f"{bench.size.messages:,} messages, no duplicate among them. States checked against a plain fold.",
             samples=taken,
         ),
@@ -45,8 +38,6 @@ def measure(bench: Bench) -> list[Row]:
             measure="bytes an id takes in Redis while it is remembered",
             unit="bytes",
             ours=id_bytes.median,
-            score=id_bytes.median,
-            target=None,
             note="MEMORY USAGE of the sets.",
             samples={"ours": id_bytes},
         ),

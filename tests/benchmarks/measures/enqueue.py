@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.runs import PARTITIONS
-from tests.benchmarks.samples import Row, Target, alternate, ratio
+from tests.benchmarks.samples import Row, Target, alternate
 
 
 def measure(bench: Bench) -> list[Row]:
@@ -30,7 +30,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=ours,
             against="apply_async in a loop",
             theirs=theirs,
-            score=ratio(ours, theirs),
             target=Target("at least", 40.0, "×"),
             note=f"{size.enqueued:,} messages; apply_async {size.plain_enqueued:,}. Objects made before.",
             samples=taken,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.benchmarks.bench import Bench, partition_queues
-from tests.benchmarks.runs import PARTITIONS, checked, partitioned_drain, partitioned_drain_of_filled
-from tests.benchmarks.samples import Row, Target, alternate, ratio
+from tests.benchmarks.runs import PARTITIONS, checked, partitioned_drain
+from tests.benchmarks.samples import Row, Target, alternate
 
 #: The share of a deep queue, at each end, over which the cost of a message is measured.
 END_FRACTION = 0.1
@@ -69,7 +69,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=samples[after].median,
             against=f"itself, {before}",
             theirs=samples[before].median,
-            score=ratio(samples[after].median, samples[before].median),
             target=target,
             note=note,
             samples=samples,
@@ -87,11 +86,7 @@ def deep_queue(bench: Bench, shallow: str, deep: str) -> dict[str, Callable[[], 
     end = int(count * END_FRACTION)
 
     def emptied(above: int, below: int) -> float:
-        bench.clear()
-        workload = ("--count", count, "--keys", bench.size.keys)
-        bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
-        drain = partitioned_drain_of_filled(bench, count, bench.size.keys)
-        return microseconds(drain.rate(above=above, below=below))
+        return microseconds(partitioned_drain(bench, count, bench.size.keys).rate(above=above, below=below))
 
     return {
         shallow: lambda: emptied(end, 0),

@@ -7,7 +7,7 @@ from functools import partial
 
 from tests.benchmarks.bench import OUTPUT, Bench
 from tests.benchmarks.runs import checked
-from tests.benchmarks.samples import CandidateFailedError, Row, Target, alternate, ratio
+from tests.benchmarks.samples import CandidateFailedError, Row, Target, alternate
 
 #: Messages/s of the quiet keys.
 RATE = 20.0
@@ -26,7 +26,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=ours,
             against="without that key",
             theirs=theirs,
-            score=ratio(ours, theirs),
             target=Target("at most", 2, "×"),
             note=f"Sent → call ended. {RATE:g} messages/s of 50 quiet keys, one partition; the hot key sends twice what the worker can do.",
             samples=taken,

@@ -22,7 +22,7 @@ from contextlib import closing
 
 from tests.benchmarks.bench import CANDIDATES, OUTPUT, ROOT, Bench, partition_queues
 from tests.benchmarks.runs import PARTITIONS
-from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target, alternate, ratio
+from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target, alternate
 
 RATE = 300.0
 #: The first messages run cold code and open the first connection. They are excluded from both figures.
@@ -95,7 +95,6 @@ def measure(bench: Bench) -> list[Row]:
                 ours=ours,
                 against="plain Celery",
                 theirs=theirs,
-                score=ratio(ours, theirs),
                 target=Target("at most", 1.0, "×"),
                 note=note,
                 samples=samples,

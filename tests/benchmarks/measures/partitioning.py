@@ -14,7 +14,7 @@ from functools import partial
 
 from tests.benchmarks.bench import Bench, partition_queues
 from tests.benchmarks.runs import checked
-from tests.benchmarks.samples import CandidateFailedError, Row, Samples, alternate, ratio
+from tests.benchmarks.samples import CandidateFailedError, Row, Samples, alternate
 
 #: Twice the number of workers, so that every worker gets its share of the keys although crc32 spreads them unevenly.
 PARTITIONS = 8
@@ -86,8 +86,6 @@ def row(computation: str, taken: dict[str, Samples], workers: int) -> Row:
         ours=ours,
         against="one key",
         theirs=single,
-        score=ratio(ours, single),
-        target=None,
         note=f"At most {usable}× is possible on {os.cpu_count()} processors. Same states in every run.",
         samples=taken,
     )
@@ -102,8 +100,6 @@ def one_key(computation: str, taken: dict[str, Samples]) -> Row:
         ours=ours,
         against="one key on 1 worker",
         theirs=single,
-        score=ratio(ours, single),
-        target=None,
         note="Ordered, so it can't be faster. Same states in every run.",
         samples=taken,
     )

@@ -9,7 +9,7 @@ import redis
 
 from tests.benchmarks.bench import STALLED_SECONDS, Bench, messages_left, partition_queues
 from tests.benchmarks.runs import PARTITIONS, checked, partitioned_drain
-from tests.benchmarks.samples import CandidateFailedError, Row, alternate, ratio
+from tests.benchmarks.samples import CandidateFailedError, Row, alternate
 from tests.support.server import free_port
 
 
@@ -32,8 +32,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=ours,
             against=name,
             theirs=taken[name].median,
-            score=ratio(ours, taken[name].median),
-            target=None,
             note=f"{count:,} messages of the source; each is read twice, changes two states, and is written once more and into the list.",
             samples=taken,
         )
@@ -45,8 +43,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=taken["TCP to TCP"].median,
             against="one stage",
             theirs=taken["one stage"].median,
-            score=ratio(taken["TCP to TCP"].median, taken["one stage"].median),
-            target=None,
             note=f"{count:,} frames; three processes of ours (source, worker, sink) and the peer that sends, reads and checks.",
             samples=taken,
         )

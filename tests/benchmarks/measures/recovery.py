@@ -35,7 +35,7 @@ def measure(bench: Bench) -> list[Row]:
             ours=after.median,
             against="the killed worker, until then",
             theirs=before.median,
-            score=ratios.median,
+            own_score=ratios.median,
             target=Target("at least", 0.5, "×"),
             note=f"{bench.size.depth:,} queued in {PARTITIONS} partitions; the score is the median of the rounds' ratios.",
             samples={"after": after, "before": before},

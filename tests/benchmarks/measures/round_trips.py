@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from tests.benchmarks.bench import ROOT, Bench
 from tests.benchmarks.runs import partitioned_drain, plain_drain
-from tests.benchmarks.samples import CandidateFailedError, Row, Target, alternate, ratio
+from tests.benchmarks.samples import CandidateFailedError, Row, Target, alternate
 
 DELAY_SECONDS = 0.002
 
@@ -34,7 +34,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=ours,
             against="plain Celery",
             theirs=theirs,
-            score=ratio(ours, theirs),
             target=Target("at least", 200.0, "×"),
             note=f"Only the workers are behind the proxy. {size.messages:,} queued; "
             f"plain Celery {size.delayed_plain_messages:,}.",

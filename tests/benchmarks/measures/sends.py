@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.bench import Bench, partition_queues
-from tests.benchmarks.runs import PARTITIONS, checked
-from tests.benchmarks.samples import CandidateFailedError, Row, Target, alternate, ratio
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.runs import partitioned_drain
+from tests.benchmarks.samples import CandidateFailedError, Row, Target, alternate
 
 
 def measure(bench: Bench) -> list[Row]:
     size = bench.size
-    workload = ("--computation", "sending", "--count", size.enqueued, "--keys", size.keys)
 
     def in_the_commit() -> float:
-        bench.clear()
-        bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
-        with bench.worker("partitioned", PARTITIONS=PARTITIONS) as worker:
-            rate = bench.watch(partition_queues(PARTITIONS), [worker]).rate()
-        checked(bench.run("partitioned_client.py", "check", *workload, PARTITIONS=PARTITIONS))
+        rate = partitioned_drain(bench, size.enqueued, size.keys, computation="sending").rate()
         with bench.client() as client:
             sent = client.llen("notes")
         if sent != size.enqueued:
@@ -37,7 +32,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=ours,
             against="apply_async in a loop, outside",
             theirs=theirs,
-            score=ratio(ours, theirs),
             target=Target("at least", 5.0, "×"),
             note=f"{size.enqueued:,} messages; apply_async {size.plain_enqueued:,}. States checked, tasks counted.",
             samples=taken,

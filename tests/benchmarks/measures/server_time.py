@@ -36,8 +36,6 @@ def measure(bench: Bench) -> list[Row]:
             measure=f"the server's time for commits, {name}",
             unit="µs/message",
             ours=samples.median,
-            score=samples.median,
-            target=None,
             note=f"{count:,} messages of {keys:,} keys. All scripts of the run; nearly all of it is commits.",
             samples={"ours": samples},
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.benchmarks.bench import OUTPUT, Bench
 from tests.benchmarks.runs import checked, partitioned_drain, plain_drain
-from tests.benchmarks.samples import CandidateFailedError, Row, Target, alternate, ratio
+from tests.benchmarks.samples import CandidateFailedError, Row, Target, alternate
 
 TIMED = "Queued, then started; timed from the first commit to the last. States checked against a plain fold."
 
@@ -58,7 +58,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=ours,
             against=name,
             theirs=taken[name].median,
-            score=ratio(ours, taken[name].median),
             target=Target("at least", targets.get(name, 2.0), "×"),
             note=f"{note} {TIMED}",
             samples=taken,

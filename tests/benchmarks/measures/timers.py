@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from tests.benchmarks.bench import Bench, partition_queues
-from tests.benchmarks.runs import PARTITIONS, checked
-from tests.benchmarks.samples import Row, Samples, Target, alternate, ratio
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.runs import PARTITIONS, partitioned_drain
+from tests.benchmarks.samples import Row, Samples, Target, alternate
 
 
 def measure(bench: Bench) -> list[Row]:
     alarm_bytes: list[float] = []
 
     def drained(computation: str) -> float:
-        workload = ("--computation", computation, "--count", bench.size.messages, "--keys", bench.size.keys)
-        bench.clear()
-        bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
-        with bench.worker("partitioned", PARTITIONS=PARTITIONS) as worker:
-            rate = bench.watch(partition_queues(PARTITIONS), [worker]).rate()
-        checked(bench.run("partitioned_client.py", "check", *workload, PARTITIONS=PARTITIONS))
+        rate = partitioned_drain(bench, bench.size.messages, bench.size.keys, computation=computation).rate()
         if computation == "timer":
             with bench.client() as client:
                 sets = [f"{{partition.{number}}}:delayed" for number in range(PARTITIONS)]
@@ -34,7 +29,6 @@ def measure(bench: Bench) -> list[Row]:
             ours=taken[name].median,
             against="itself, without",
             theirs=taken[base].median,
-            score=ratio(taken[name].median, taken[base].median),
             target=Target("at least", target, "×"),
             note=f"{bench.size.messages:,} messages of {bench.size.keys:,} keys. States checked against a plain fold.",
             samples=taken,
@@ -51,7 +45,6 @@ def measure(bench: Bench) -> list[Row]:
             measure="bytes of a pending timer's alarm in Redis",
             unit="bytes",
             ours=found.median,
-            score=found.median,
             target=Target("at most", 150.0),
             note="MEMORY USAGE of the sorted sets. The record holds about 30 bytes more.",
             samples={"ours": found},

@@ -10,11 +10,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-import redis
-
-from tests.benchmarks.bench import LOOK_SECONDS, STALLED_SECONDS, Bench, Worker, last_line
+from tests.benchmarks.bench import LOOK_SECONDS, STALLED_SECONDS, Bench, Worker, last_line, messages_processed
 from tests.benchmarks.runs import PARTITIONS, checked
-from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target, alternate, ratio
+from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target, alternate
 
 #: The default of PARTITIONS_CONCURRENCY, which the short calls use, and the `concurrency=` of the others.
 SHORT, LONG, THREADS = 100, 1000, 32
@@ -63,7 +61,6 @@ def row(taken: dict[str, Samples], mine: str, against: str, target: Target, note
         ours=ours,
         against=against,
         theirs=theirs,
-        score=ratio(ours, theirs),
         target=target,
         note=note,
         samples={mine: taken[mine], against: taken[against]},
@@ -107,30 +104,9 @@ def celery(bench: Bench, pool: str, concurrency: int, seconds: float) -> float:
         return bench.watch(["celery"], [worker]).rate()
 
 
-def processed(client: redis.Redis) -> int:
-    """How many messages the partitions have processed."""
-    with client.pipeline(transaction=False) as pipe:
-        for number in range(PARTITIONS):
-            pipe.hget(f"{{partition.{number}}}:meta", "processed")
-        return sum(int(one or 0) for one in pipe.execute())
-
-
 def rate_of(bench: Bench, count: int, worker: Worker) -> float:
     """Messages/s from the first commit until `count` messages are processed."""
-    begun: tuple[float, int] | None = None
-    seen, moved = 0, time.monotonic()
-    with bench.client() as client:
-        while True:
-            done, now = processed(client), time.monotonic()
-            if done != seen:
-                seen, moved = done, now
-            if begun is None and done:
-                begun = now, done
-            if begun is not None and done >= count and now > begun[0]:
-                return (done - begun[1]) / (now - begun[0])
-            if worker.process.poll() is not None or now - moved > STALLED_SECONDS:
-                raise CandidateFailedError(f"{count - done} messages left: {last_line(worker.log)}")
-            time.sleep(LOOK_SECONDS)
+    return bench.watch_until_zero(lambda client: max(0, count - messages_processed(client, PARTITIONS)), [worker]).rate()
 
 
 def running_again(bench: Bench) -> Row:
@@ -150,7 +126,7 @@ def running_again(bench: Bench) -> Row:
         ours=times.median,
         against="the lease",
         theirs=LEASE_SECONDS,
-        score=times.median - LEASE_SECONDS,
+        own_score=times.median - LEASE_SECONDS,
         target=Target("at most", 1, " s"),
         note="Another worker starts when the first is killed. Score: the time beyond the lease.",
         samples={"all running again": times},
