@@ -11,7 +11,8 @@ from celery.exceptions import NotRegistered, WorkerLostError
 from celery_partitions.model.errors import MessageError, StateError, describe
 from celery_partitions.model.items import DeadLetterItem, ReplyRequest
 from celery_partitions.model.outcome import Failure, Outcome
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.batch import Batch
+from celery_partitions.worker.owned import OwnedPartition
 
 
 class Failed(NamedTuple):

@@ -28,8 +28,9 @@ from celery_partitions.results.failure_replies import Failed, endings
 from celery_partitions.results.follow_ups import FollowUps
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import SERVER_ERRORS
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.owned import OwnedPartition
 
 logger = logging.getLogger("celery.worker.partitions")
 

@@ -22,10 +22,11 @@ from celery_partitions.store.names import partitions_and_ingress
 from celery_partitions.testing.keyspace import Keyspace, SortedSet
 from celery_partitions.testing.memory import client_of
 from celery_partitions.testing.virtual_time import call_on_virtual_time
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.blocking_read import Found
 from celery_partitions.worker.celery_context import CeleryContext
 from celery_partitions.worker.loop import PartitionLoop
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.planned_commit import PendingCommit
 from celery_partitions.worker.stalls import StallDetector
@@ -332,8 +333,8 @@ class VirtualWorkers:
             self._late.work(self._late.owned_partitions[partition])
             self._take_over(self._worker, partition)
         self._worker.work(self._worker.owned_partitions[partition])
-        self._worker.settle()
-        self._late.settle()
+        self._worker.commits.settle()
+        self._late.commits.settle()
 
     def _first_due(self, partition: str) -> float | None:
         """When the first delayed message of a partition is due, in ms; None if there is none."""
@@ -371,7 +372,7 @@ class VirtualWorkers:
             self.client.hset(self.names.meta(partition), "token", self._token)
             held[partition] = self._token
         worker.follow(Share(held, (), None))
-        worker.take_up_share()
+        worker.holdings.take_up_share()
 
     def _die(self) -> None:
         """Another worker takes over the dead one's leases. Messages that may have killed it run one by one."""

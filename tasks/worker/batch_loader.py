@@ -16,8 +16,9 @@ from celery_partitions.store.deduplication import read_seen_ids
 from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import ParkedKeys, look_up_parked, read_due, read_parked
 from celery_partitions.store.states import is_wrong_type, load_slots, state_sizes
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.owned import DUE_PAGE, Batch, OwnedPartition
+from celery_partitions.worker.owned import DUE_PAGE, OwnedPartition
 
 #: Up to this many states are read without asking for their sizes first.
 FEW_KEYS = 8

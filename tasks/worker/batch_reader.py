@@ -13,6 +13,7 @@ from celery_partitions.model.mailboxes import behind_lines
 from celery_partitions.model.topology import Topology
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.parked_keys import read_mailbox, read_mailboxes
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.batch_loader import (
     drop_known_duplicates,
     load_due,
@@ -20,7 +21,7 @@ from celery_partitions.worker.batch_loader import (
     load_parked_of,
     load_states,
 )
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.retries import MAX_TOGETHER, together
 

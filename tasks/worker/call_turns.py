@@ -16,11 +16,12 @@ from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.installation import PartitionWorker
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.commits import CommitTooLarge
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.call_context import CallContext
 from celery_partitions.worker.calls import CallThread
 from celery_partitions.worker.in_flight import InFlight
 from celery_partitions.worker.in_flight_commit import plan_calls
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_state import Event
 from celery_partitions.worker.planned_commit import PendingCommit
 
@@ -109,16 +110,16 @@ class CallTurns:
         planned = plan_calls(loop.names, owned, closes=closes, replies=loop.parts.answers.of, settings=loop.settings, timelines=loop.timelines)
         if planned is None:
             return False
-        loop.settle()
+        loop.commits.settle()
         owned.on(Event.SENT)
         began = loop.clock.monotonic()
         try:
-            sent = loop.begin(planned.planned.commit)
+            sent = loop.commits.begin(planned.planned.commit)
         except (redis.ResponseError, redis.DataError, CommitTooLarge) as error:
             if self.in_flight.narrow(owned, planned, error):
                 return True
             raise
-        loop.pending = PendingCommit(owned, planned.batch, planned.outcome, planned.planned, sent, began, planned)
+        loop.commits.pending = PendingCommit(owned, planned.batch, planned.outcome, planned.planned, sent, began, planned)
         return True
 
     # Partitions that go.
@@ -143,7 +144,7 @@ class CallTurns:
         if not is_late and any(not run.is_over for run in calls.runs.values()):
             return False
         self.commit(owned, last=True)
-        self.loop.settle()
+        self.loop.commits.settle()
         return True
 
     def end(self, *, dropping: bool) -> None:
@@ -156,7 +157,7 @@ class CallTurns:
                 for owned in left:
                     self.attend(owned)
                     self.commit(owned)
-                loop.settle()
+                loop.commits.settle()
                 if left:
                     loop.waiting.wait([], LOOK_SECONDS)
         finally:

@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 from celery_partitions.store.commits import Reply
 from celery_partitions.store.names import Names
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.owned import OwnedPartition
 
 logger = logging.getLogger("celery.worker.partitions")
 

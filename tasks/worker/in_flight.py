@@ -38,6 +38,7 @@ from celery_partitions.store.parked_keys import read_mailboxes
 from celery_partitions.store.scripts import digest_of
 from celery_partitions.store.states import load_slots
 from celery_partitions.worker.abandoned_calls import AbandonedCalls
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.call_room import CallRoom
 from celery_partitions.worker.call_times import REFILL_SECONDS, CallTimes
 from celery_partitions.worker.calls import CallThread
@@ -45,7 +46,7 @@ from celery_partitions.worker.in_flight_commit import PlannedCalls, finish
 from celery_partitions.worker.isolation import LeaseLost, verdict_on
 from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.owned import MIN_ASKED, Batch, OwnedPartition
+from celery_partitions.worker.owned import MIN_ASKED, OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls, Suspects
 from celery_partitions.worker.reloaded_calls import adopted, without_ground
 from celery_partitions.worker.unwritable import lies_in_the_outcome

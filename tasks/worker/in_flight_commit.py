@@ -28,8 +28,9 @@ from celery_partitions.model.messages import name_of
 from celery_partitions.model.outcome import Outcome, Park, Slot, Waiting
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.key_runs import KeyRun
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls
 from celery_partitions.worker.planned_commit import PlannedCommit, commit_of, gather_of
 from celery_partitions.worker.timelines import Timelines

@@ -11,7 +11,8 @@ from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.isolation import IsolatedTry, begin_isolated_try, forgive
 from celery_partitions.store.names import Names
 from celery_partitions.store.scripts import digest_of
-from celery_partitions.worker.owned import Batch, OwnedPartition, Verdict
+from celery_partitions.worker.batch import Batch, Verdict
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions_config.settings import Settings
 
 #: The largest group that is recorded together. A smaller one costs more commits after every crash. If a second worker dies over a group, its

@@ -7,11 +7,9 @@ message, a state or the server it logs the error, waits and continues.
 from __future__ import annotations
 
 import logging
-import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import assert_never
 
 import redis
 
@@ -20,26 +18,24 @@ from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import SERVER_ERRORS, reserve
-from celery_partitions.store.commits import Commit, CommitTooLarge, Reply, SentCommit
-from celery_partitions.store.leases import Lease, Share, release
-from celery_partitions.store.outbox import Outbox
+from celery_partitions.store.leases import Share
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.batch_reader import BatchReader
 from celery_partitions.worker.call_turns import CallTurns
 from celery_partitions.worker.courier import Courier
 from celery_partitions.worker.foreign_consumers import ForeignConsumers
-from celery_partitions.worker.in_flight_commit import calls_committed
-from celery_partitions.worker.isolation import LeaseLost, alone, withdraw_crash
+from celery_partitions.worker.holdings import Holdings
+from celery_partitions.worker.isolation import LeaseLost, alone
 from celery_partitions.worker.listening import idle_partitions, listen
-from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.owned import Batch, OwnedPartition
-from celery_partitions.worker.partition_state import Event, State
+from celery_partitions.worker.loop_commits import Dropped, LoopCommits
+from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.partition_state import State
 from celery_partitions.worker.parts import LoopParts
-from celery_partitions.worker.planned_commit import PendingCommit, plan_commit
 from celery_partitions.worker.resizing import Resizing
 from celery_partitions.worker.retries import Retry, merged, one_if_one, step_each
 from celery_partitions.worker.timelines import Timelines
 from celery_partitions.worker.turns import Turns
-from celery_partitions.worker.unwritable import narrowed, widen
+from celery_partitions.worker.unwritable import narrowed
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -47,14 +43,6 @@ logger = logging.getLogger("celery.worker.partitions")
 POLL_SECONDS = 0.005
 #: What a busy loop needs at once: a commit in flight, another command, and the read that waits for messages.
 CONNECTIONS = 3
-#: If the connection breaks this often during one commit while the server answers, the server refuses that commit.
-REFUSALS = 3
-#: How long a stopping worker keeps trying to write a commit while the server does not answer.
-LAST_TRY_SECONDS = 3.0
-
-
-class Dropped(Exception):
-    """The worker must stop immediately. Uncommitted messages stay in their queues."""
 
 
 class PartitionLoop(threading.Thread):
@@ -70,17 +58,13 @@ class PartitionLoop(threading.Thread):
         self.settings, self.names, self.codec = installation.settings, installation.group.names, installation.group.codec
         self.client, self.store, self.clock = parts.client, parts.store, parts.clock
         self.waiting, self.runner, self.faults, self.observer = parts.waiting, parts.runner, parts.faults, parts.observer
-        self.reader = BatchReader(installation, parts)
+        self.reader, self.holdings, self.commits = BatchReader(installation, parts), Holdings(self), LoopCommits(self)
         self.owned_partitions: dict[str, OwnedPartition] = {}
         self.wake_keeper: Callable[[], None] = lambda: None
-        self._share = self._followed = Share({}, (), None)
-        self._gone: set[tuple[str, int]] = set()
-        self._finishing = self.is_dropping = False
+        self.is_finishing = self.is_dropping = False
         self._turns = Turns()
         self.resizing = Resizing(self)
         self._next_poll = 0.0  # by the monotonic clock
-        #: The one commit that may be in flight while another partition's batch is stepped. A partition never has two.
-        self.pending: PendingCommit | None = None
         self.foreign_consumers = ForeignConsumers(self.names, self.clock.monotonic, self.observer.removed)
         #: Calls outside the loop's thread. None: every computation is plain.
         self.calls: CallTurns | None = None
@@ -92,12 +76,12 @@ class PartitionLoop(threading.Thread):
 
     def follow(self, share: Share) -> None:
         """Take the worker's new share from the lease keeper."""
-        self._share = share
+        self.holdings.share = share
         self.waiting.wake()
 
     def finish(self) -> None:
         """Stop after the current batch is committed."""
-        self._finishing = True
+        self.is_finishing = True
         self.waiting.wake()
 
     def lacks(self) -> list[tuple[str, str]]:
@@ -106,21 +90,21 @@ class PartitionLoop(threading.Thread):
 
     def drop(self) -> None:
         """Stop without committing the current batch."""
-        self.is_dropping = self._finishing = True
+        self.is_dropping = self.is_finishing = True
         self.waiting.wake()
 
     # The loop.
 
     def run(self) -> None:
-        while not self._finishing:
+        while not self.is_finishing:
             try:
-                self.take_up_share()
+                self.holdings.take_up_share()
                 self.poll()
                 owned = self.next_partition()
                 if owned is not None:
                     self.work(owned)
-                elif self.pending is not None:
-                    self.settle()
+                elif self.commits.pending is not None:
+                    self.commits.settle()
                 else:
                     self.wait()
             except Dropped:
@@ -130,7 +114,7 @@ class PartitionLoop(threading.Thread):
             except Exception:
                 self.faults.of_loop()
         with suppress(Dropped, redis.RedisError, OSError):
-            self.settle()
+            self.commits.settle()
         if self.calls is not None:
             with suppress(Dropped, redis.RedisError, OSError):
                 self.calls.end(dropping=self.is_dropping)
@@ -177,9 +161,9 @@ class PartitionLoop(threading.Thread):
                 self.peer.write([work.message for work in outcome.done])
             if self.calls is not None and division is not None and self.calls.begin(owned, batch, items, division, outcome):
                 return
-            self.commit(owned, batch, items, outcome, retries)
+            self.commits.send(owned, batch, items, outcome, retries)
         except LeaseLost:
-            self.lose(owned)
+            self.holdings.lose(owned)
         except Dropped:
             owned.forget_all()
             raise
@@ -203,7 +187,7 @@ class PartitionLoop(threading.Thread):
         try:
             return self.resizing.attend(owned)
         except LeaseLost:
-            self.lose(owned)
+            self.holdings.lose(owned)
         except SERVER_ERRORS:
             owned.forget_all()
             raise
@@ -224,7 +208,7 @@ class PartitionLoop(threading.Thread):
             return None
         if owned.must_read_due():
             self.reader.due(owned)
-        retries = self.reader.retries(owned, self._share.known_elsewhere) if owned.is_turn_of_retries() else None
+        retries = self.reader.retries(owned, self.holdings.share.known_elsewhere) if owned.is_turn_of_retries() else None
         if retries is not None:
             return retries
         if owned.calls is not None and owned.calls.open is not None:
@@ -242,7 +226,7 @@ class PartitionLoop(threading.Thread):
             owned.forget_all()
         elif owned.had_message and reply.status == "ok":
             self.foreign_consumers.peeked(owned, reply)
-        return self.judge(owned, reply)
+        return self.commits.judge(owned, reply)
 
     def step(self, owned: OwnedPartition, batch: Batch, items: list[Item]) -> Outcome:
         outcome = self.runner.step(owned, batch, items)
@@ -250,183 +234,11 @@ class PartitionLoop(threading.Thread):
             owned.turn_messages = turn_messages(len(outcome.done), outcome.ended - outcome.began[0], self.settings.batch_messages)
         return outcome
 
-    def commit(self, owned: OwnedPartition, batch: Batch, items: list[Item], outcome: Outcome, retries: Sequence[Retry]) -> None:
-        """Send the commit of an outcome. Its answer will bring the next batch. `retries`: see `plan_commit`."""
-        for part in retries or [Retry(batch, items, outcome)]:
-            one = part.outcome
-            if one.answered or one.dead or one.parked or one.skipped:
-                outcome.effects += self.parts.answers.of(owned, part.batch, one)
-        planned = plan_commit(self.names, owned, batch, items, outcome, self.settings, self.timelines, retries)
-        if planned is not None:
-            self.settle()
-            owned.on(Event.SENT)
-            began = self.clock.monotonic()
-            self.pending = PendingCommit(owned, batch, outcome, planned, self.begin(planned.commit), began)
-
-    def begin(self, commit: Commit) -> SentCommit | None:
-        """Send a commit. None: sending failed, and it must be sent again."""
-        if self.is_dropping:
-            raise Dropped
-        try:
-            return self.store.begin(commit)
-        except SERVER_ERRORS as error:
-            if self.names.is_spread:
-                raise
-            self.rest(error)
-            return None
-
-    def settle(self) -> None:
-        """Wait for the commit in flight, and update memory with what it wrote to Redis."""
-        pending, self.pending = self.pending, None
-        if pending is None:
-            return
-        owned = pending.owned
-        try:
-            reply = self.answer(pending)
-        except (redis.ResponseError, CommitTooLarge) as error:
-            if self.calls is None or pending.calls is None or not self.calls.in_flight.narrow(owned, pending.calls, error):
-                self.faults.of_batch(owned, pending.batch, pending.outcome, error)
-            return
-        except BaseException as error:
-            owned.forget_all()
-            if not self.names.is_spread or not isinstance(error, SERVER_ERRORS):
-                raise
-            self.faults.of_partition(owned, error)
-            return
-        # A commit asks for no messages if those in memory come next.
-        kept = [] if pending.planned.commit.ask else owned.messages_after(pending.planned.commit)
-        if reply.status == "moved" and pending.sent is not None and pending.batch.messages:  # else Redis may have lost data
-            self.foreign_consumers.commit_refused(owned, pending.batch, reply)
-        if self.judge(owned, reply):
-            if kept and owned.state is State.KNOWN:
-                owned.messages = kept
-            if self.courier is not None and owned.outbox is not None:
-                owned.outbox.written()
-                self.courier.deliver(owned, owned.outbox)
-            self.faults.written()
-            widen(owned, self.settings.batch_messages)
-            planned, lacked = pending.planned, bool(owned.lacks)
-            owned.follow(pending.outcome, planned.parked, planned.ended, planned.taken_of)
-            if owned.lacks and not lacked:
-                self.wake_keeper()  # another worker may know the task
-            if pending.calls is not None:
-                calls_committed(owned, pending.calls)
-            held = max(1, sum(one.number is not None for one in self.owned_partitions.values()))
-            owned.cache.trim(self.settings.state_cache_keys // held, self.settings.state_cache_bytes // held)
-            self.observer.committed(pending)
-            self.observer.flush_if_due()
-
-    def answer(self, pending: PendingCommit) -> Reply:
-        """The answer to a commit. After a lost reply the same commit is sent again; it is idempotent."""
-        give_up: float | None = None
-        failures = 0
-        while True:
-            if self.is_dropping:
-                raise Dropped
-            try:
-                reply = self.store.send(pending.planned.commit) if pending.sent is None else self.store.finish(pending.sent)
-            except SERVER_ERRORS as error:
-                pending.sent = None
-                if self.names.is_spread:
-                    raise  # the others go on. A peek will tell whether it was written
-                if self._finishing:
-                    give_up = give_up or self.clock.monotonic() + LAST_TRY_SECONDS
-                    if self.clock.monotonic() > give_up:
-                        raise
-                self.rest(error)
-                failures += 1
-                if failures >= REFUSALS and self.store.is_refused(pending.planned.commit):
-                    raise CommitTooLarge("the server closes the connection when it receives the commit") from error
-            else:
-                return reply
-
-    def judge(self, owned: OwnedPartition, reply: Reply) -> bool:
-        """Apply an answer of the commit script to the partition. True: the commit is written and the next batch is here."""
-        match reply.status:
-            case "ok" | "already":
-                owned.take_reply(reply)
-                return True
-            case "fenced":
-                self.lose(owned)
-            case "moved" | "stale":
-                text = "partition %s: changed since this worker read it (%s); reloading it"
-                logger.info(text, owned.partition, reply.status, extra=log_fields(owned.partition))
-                owned.forget_all()
-            case "wrongtype":
-                self.faults.of_key(owned, reply.culprit)
-            case _:
-                assert_never(reply.status)
-        return False
-
-    def lose(self, owned: OwnedPartition) -> None:
-        """Close a partition that another worker has taken over."""
-        self.observer.fenced(owned.partition)
-        self.withdraw_crash(owned)
-        self.close_partition(owned)
-        self.wake_keeper()
-
-    def withdraw_crash(self, owned: OwnedPartition) -> None:
-        """The lease is lost, but this worker is alive: no message has killed it."""
-        began = math.inf if owned.calls is None else owned.calls.suspects_began
-        stalled = owned.stalled or self.runner.stalled_since(began, self.settings.lease_seconds)
-        withdraw_crash(self.client, self.names, owned, stalled=stalled)
-
     def run_celery_task(self, owned: OwnedPartition, items: list[Item]) -> Outcome:
         """Run a plain Celery task, or follow-ups, in their place in the order. At least once."""
         return self.parts.tasks.run(owned, items)
 
     # Between batches.
-
-    def take_up_share(self) -> None:
-        """Open partitions with new leases, close lost ones, and release those beyond the share."""
-        share = self._share
-        if share is self._followed:
-            return
-        self.settle()
-        if share.topology is not None:
-            self.resizing.follow(share.topology)
-        held_before = set(self.owned_partitions)
-        held = {partition: token for partition, token in share.owned.items() if (partition, token) not in self._gone}
-        for owned in list(self.owned_partitions.values()):
-            if held.get(owned.partition) != owned.lease.token:
-                self.withdraw_crash(owned)
-                self.close_partition(owned)
-        going = share.surplus(self._gone)
-        surplus = going if self.calls is None else self.calls.wound_down(going)
-        if surplus:
-            for partition, token in surplus.items():
-                held.pop(partition, None)
-                self._gone.add((partition, token))
-                if partition in self.owned_partitions:
-                    self.close_partition(self.owned_partitions[partition])
-            release(self.client, self.names, self.worker, surplus)
-        for partition, token in held.items():
-            if partition not in self.owned_partitions:
-                owned = self.owned_partitions[partition] = OwnedPartition(Lease(partition, token), self.clock.monotonic)
-                if self.courier is not None:
-                    owned.outbox = Outbox.of_partition(self.names, partition)
-        for partition, owned in self.owned_partitions.items():
-            if partition in share.with_inbox and not owned.lease.inbox:
-                owned.forget_all()  # it works on its inbox first
-            owned.notify(share.edit_versions.get(partition, 0), partition in share.paused)
-        if share.policies != self._followed.policies:
-            self.runner.follow(share.policies)
-            for owned in self.owned_partitions.values():
-                owned.retry_limited()
-        if set(self.owned_partitions) != held_before:
-            in_order = sorted(self.owned_partitions, key=lambda partition: (len(partition), partition))  # 2 before 10
-            logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, in_order)) or "none")
-        if len(surplus) == len(going):  # else look again: calls are in flight
-            self._followed = share
-
-    def close_partition(self, owned: OwnedPartition) -> None:
-        """Stop processing this partition under this token. Writes nothing."""
-        owned.on(Event.CLOSE)
-        self._gone.add((owned.partition, owned.lease.token))
-        self.owned_partitions.pop(owned.partition, None)
-        if self.calls is not None:
-            self.calls.in_flight.drop_all(owned)
-        self.waiting.drop(owned.partition)
 
     def next_partition(self) -> OwnedPartition | None:
         """The ready partition that has used the least time; None if none is ready."""
@@ -445,7 +257,7 @@ class PartitionLoop(threading.Thread):
     def reconnect(self) -> None:
         """After an error, and at the start: get all connections that the loop needs. The lease keeper claims nothing without them."""
         reserve(self.client, CONNECTIONS)
-        self.faults.reached(self._share)
+        self.faults.reached(self.holdings.share)
         if not self.faults.is_on and not self.owned_partitions:
             self.wake_keeper()
 
@@ -470,4 +282,4 @@ class PartitionLoop(threading.Thread):
         for owned in self.owned_partitions.values():
             owned.look_again()  # the server may come back with older data
             owned.topology = None
-        self.faults.of_server(error, self._share, quietly=self._finishing, wait=not self.is_dropping)
+        self.faults.of_server(error, self.holdings.share, quietly=self.is_finishing, wait=not self.is_dropping)

@@ -17,7 +17,8 @@ from celery_partitions.store.deduplication import SeenIds
 from celery_partitions.worker.key_runs import Ended, KeyRun
 
 if TYPE_CHECKING:
-    from celery_partitions.worker.owned import Batch, OwnedPartition
+    from celery_partitions.worker.batch import Batch
+    from celery_partitions.worker.owned import OwnedPartition
 
 
 @dataclass(slots=True, eq=False)

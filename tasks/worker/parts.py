@@ -23,10 +23,11 @@ from celery_partitions.results.replies import Replies
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.leases import Lease, Share
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.blocking_read import BlockingRead, Found
 from celery_partitions.worker.celery_context import CeleryContext
 from celery_partitions.worker.celery_tasks import CeleryTasks
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.planned_commit import PendingCommit
 from celery_partitions.worker.recovery import Recovery

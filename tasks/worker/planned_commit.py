@@ -29,7 +29,8 @@ from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import Commit, SentCommit
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.batch import Batch
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.retries import Retry
 from celery_partitions.worker.timelines import Timelines
 

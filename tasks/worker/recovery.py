@@ -13,9 +13,10 @@ from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.peer import NotDelivered
 from celery_partitions.store.commits import CommitTooLarge
 from celery_partitions.store.leases import Share
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.outage import Outage
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.unwritable import narrow
 
 logger = logging.getLogger("celery.worker.partitions")

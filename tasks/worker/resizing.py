@@ -114,7 +114,7 @@ class Resizing:
 
     def _follow(self, owned: OwnedPartition, now: float) -> bool:
         loop, topology = self.loop, self.topology
-        loop.settle()
+        loop.commits.settle()
         place = read_place(loop.client, loop.names, owned.partition, topology, owned.number)
         if place.newest != topology.epoch:  # the lease keeper will tell
             self._judge(owned, "changed", now)
@@ -210,7 +210,7 @@ class Resizing:
     def _give_up(self, owned: OwnedPartition) -> None:
         """Release a partition, to claim it again."""
         loop, token = self.loop, owned.lease.token
-        loop.close_partition(owned)
+        loop.holdings.close(owned)
         release(loop.client, loop.names, loop.worker, {owned.partition: token})
         loop.wake_keeper()
 

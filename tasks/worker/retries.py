@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from celery_partitions.model.items import Item, Work
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.batch import Batch
+from celery_partitions.worker.owned import OwnedPartition
 
 Step = Callable[[OwnedPartition, Batch, list[Item]], Outcome]
 

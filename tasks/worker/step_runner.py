@@ -19,9 +19,10 @@ from celery_partitions.model.step import step
 from celery_partitions.model.step_rules import StepRules
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.celery_context import CeleryContext
 from celery_partitions.worker.logs import log_fields_of
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.policies import Policies
 from celery_partitions.worker.process_replacement import replace_process
 from celery_partitions.worker.stalls import StallDetector

@@ -15,7 +15,8 @@ from celery_partitions.model.errors import describe
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.peer import NotDelivered
 from celery_partitions.store.scripts import digest_of
-from celery_partitions.worker.owned import Batch, OwnedPartition, Verdict
+from celery_partitions.worker.batch import Batch, Verdict
+from celery_partitions.worker.owned import OwnedPartition
 
 #: Error codes that blame the server's condition. In an error of a script they may be anywhere in the text.
 _OF_THE_SERVER = re.compile(

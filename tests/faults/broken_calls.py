@@ -14,7 +14,7 @@ from celery_partitions.worker import in_flight, in_flight_commit
 from celery_partitions.worker.call_turns import CallTurns
 from celery_partitions.worker.calls import CallThread
 from celery_partitions.worker.key_runs import KeyRun
-from celery_partitions.worker.loop import PartitionLoop
+from celery_partitions.worker.loop_commits import LoopCommits
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_state import Event, State
 from tests.support.applications.waiting import Visit, app, say
@@ -91,9 +91,9 @@ NO_ANSWERS = "no answers"
 
 
 def no_answers(put: Put) -> None:
-    settle, left = PartitionLoop.settle, 10
+    settle, left = LoopCommits.settle, 10
 
-    def hasty(self: PartitionLoop) -> None:
+    def hasty(self: LoopCommits) -> None:
         nonlocal left
         pending = self.pending
         if pending is None or pending.sent is None or not left:
@@ -103,7 +103,7 @@ def no_answers(put: Put) -> None:
         self.pending = None
         pending.owned.forget_all()
 
-    put(PartitionLoop, "settle", hasty)
+    put(LoopCommits, "settle", hasty)
 
 
 def watch_commits(put: Put) -> None:

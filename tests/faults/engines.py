@@ -18,7 +18,9 @@ from typing import Any
 
 from celery_partitions.store.scripts import script
 from celery_partitions.worker.batch_reader import BatchReader
+from celery_partitions.worker.holdings import Holdings
 from celery_partitions.worker.loop import PartitionLoop
+from celery_partitions.worker.loop_commits import LoopCommits
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.state_cache import StateCache
 from tests.fundamentals.application import app
@@ -81,7 +83,7 @@ def break_engine(name: str) -> None:
 
 
 def die_at(method: str, moment: str, times: int) -> None:
-    owner: Any = next(one for one in (PartitionLoop, BatchReader) if hasattr(one, method))
+    owner: Any = next(one for one in (PartitionLoop, LoopCommits, Holdings, BatchReader) if hasattr(one, method))
     sound = getattr(owner, method)
     calls = count(1)
 
@@ -101,9 +103,9 @@ def die_at(method: str, moment: str, times: int) -> None:
 def keep_states_over_leases() -> None:
     """A worker that loses a partition keeps its states in memory, and uses them when it owns the partition again."""
     kept: dict[str, StateCache] = {}
-    close_partition, make_owned = PartitionLoop.close_partition, OwnedPartition.__init__
+    close_partition, make_owned = Holdings.close, OwnedPartition.__init__
 
-    def close(self: PartitionLoop, owned: OwnedPartition) -> None:
+    def close(self: Holdings, owned: OwnedPartition) -> None:
         kept[owned.partition] = owned.cache
         close_partition(self, owned)
 
@@ -111,7 +113,7 @@ def keep_states_over_leases() -> None:
         make_owned(self, *args, **kwargs)
         self.cache = kept.pop(self.partition, self.cache)
 
-    PartitionLoop.close_partition = close  # type: ignore[method-assign]
+    Holdings.close = close  # type: ignore[method-assign]
     OwnedPartition.__init__ = make  # type: ignore[method-assign]
     # The peek of a new lease would also drop what is in memory.
     OwnedPartition.is_where_it_was = lambda self, reply: True  # type: ignore[method-assign]

@@ -16,7 +16,7 @@ PLACES = [
     "items:after",
     "states:after",
     "step:after",
-    "commit:before",
+    "send:before",
     "begin:after",  # the commit is sent; its answer has not been read
     "answer:after",  # the commit is written; the worker's memory does not know it yet
     "settle:after",

@@ -22,7 +22,7 @@ PATIENCE = 60
 
 MakeClient = Callable[..., Client]
 
-PLACES = ["step:after", "commit:before", "begin:after", "answer:after", "settle:after"]
+PLACES = ["step:after", "send:before", "begin:after", "answer:after", "settle:after"]
 
 
 def message(key: str, number: int) -> dict[str, Any]:

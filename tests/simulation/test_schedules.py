@@ -21,7 +21,8 @@ from celery_partitions.store.commands import commands_of_outputs
 from celery_partitions.store.leases import Share
 from celery_partitions.store.names import Names
 from celery_partitions.worker import planned_commit
-from celery_partitions.worker.loop import PartitionLoop
+from celery_partitions.worker.holdings import Holdings
+from celery_partitions.worker.loop_commits import LoopCommits
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_state import Event
 from tests.faults.broken_calls import BREAKS as BREAKS_OF_CALLS
@@ -128,16 +129,16 @@ def test_an_engine_with_broken_calls_is_caught(monkeypatch: pytest.MonkeyPatch, 
 
 def test_outputs_that_are_pushed_outside_the_commit_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even directly after the commit: the worker can die between the two."""
-    sound = PartitionLoop.commit
+    sound = LoopCommits.send
 
-    def commit(loop: PartitionLoop, owned: OwnedPartition, batch: Any, items: Any, outcome: Outcome, retries: Any) -> None:
-        commands = commands_of_outputs(outcome.emitted, loop.names, owned.partition, owned.commit_number, 1000)
+    def send(commits: LoopCommits, owned: OwnedPartition, batch: Any, items: Any, outcome: Outcome, retries: Any) -> None:
+        commands = commands_of_outputs(outcome.emitted, commits.loop.names, owned.partition, owned.commit_number, 1000)
         outcome.emitted = []
-        sound(loop, owned, batch, items, outcome, retries)
+        sound(commits, owned, batch, items, outcome, retries)
         for command in commands:
-            loop.client.execute_command(*command)
+            commits.loop.client.execute_command(*command)
 
-    monkeypatch.setattr(PartitionLoop, "commit", commit)
+    monkeypatch.setattr(LoopCommits, "send", send)
     assert is_caught()
 
 
@@ -178,16 +179,16 @@ def test_outputs_that_are_sometimes_lost_are_caught(monkeypatch: pytest.MonkeyPa
 
 def test_a_release_that_is_sent_only_once_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the release is lost, the partition has no owner: the worker has finished with it, but in Redis it is still the owner."""
-    sound = PartitionLoop.take_up_share
+    sound = Holdings.take_up_share
 
-    def take_up_share(loop: PartitionLoop) -> None:
-        known = {partition: token for partition, token in loop._share.owned.items() if (partition, token) not in loop._gone}
-        share = loop._share
+    def take_up_share(holdings: Holdings) -> None:
+        known = {partition: token for partition, token in holdings.share.owned.items() if (partition, token) not in holdings.gone}
+        share = holdings.share
         if known != share.owned:
-            loop._share = Share(known, tuple(partition for partition in share.give_up if partition in known), share.next_end_seconds)
-        sound(loop)
+            holdings.share = Share(known, tuple(partition for partition in share.give_up if partition in known), share.next_end_seconds)
+        sound(holdings)
 
-    monkeypatch.setattr(PartitionLoop, "take_up_share", take_up_share)
+    monkeypatch.setattr(Holdings, "take_up_share", take_up_share)
     assert is_caught()
 
 

@@ -12,7 +12,7 @@ from celery_partitions.model.caller import Caller, _Run
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.rollback import Replay
 from celery_partitions.store import commands
-from celery_partitions.worker import loop
+from celery_partitions.worker import loop, loop_commits
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.planned_commit import PlannedCommit
 from tests.testing.scenarios import SCENARIOS
@@ -84,13 +84,13 @@ def later_messages_overtake_a_parked_one(patch: Patch) -> None:
 
 
 def commits_do_not_say_where_they_belong(patch: Patch) -> None:
-    sound = loop.plan_commit
+    sound = loop_commits.plan_commit
 
     def plan(*args: Any, **named: Any) -> PlannedCommit | None:
         planned = sound(*args, **named)
         return None if planned is None else replace(planned, commit=replace(planned.commit, commit_number=None))
 
-    patch.setattr(loop, "plan_commit", plan)
+    patch.setattr(loop_commits, "plan_commit", plan)
 
 
 def a_list_is_given_on_whole(patch: Patch) -> None:

@@ -33,11 +33,11 @@ class LoopByHand(PartitionLoop):
         """Work until nothing is ready. Returns the number of turns. Raises if a partition has a fault that no message caused."""
         for turn in range(limit):
             owned = self.next_partition()
-            if owned is None and self.pending is None:
+            if owned is None and self.commits.pending is None:
                 return turn
             if owned is not None:
                 self.work(owned)
-            self.settle()
+            self.commits.settle()
             faults = [owned.fault for owned in self.owned_partitions.values() if owned.fault]
             assert not faults
         raise AssertionError(f"something is still ready after {limit} turns")
@@ -59,9 +59,9 @@ class LoopByHand(PartitionLoop):
                 if owned is not None:
                     self.work(owned)
                 else:
-                    self.settle()
+                    self.commits.settle()
                     self.listen([one for one in self.owned_partitions.values() if not one.messages and not one.paused], 0.001)
-            self.settle()
+            self.commits.settle()
             faults = [owned.fault for owned in self.owned_partitions.values() if owned.fault]
             assert not faults
             return is_so()
@@ -88,7 +88,7 @@ def loop_by_hand(live: LiveGroup) -> Iterator[LoopByHand]:
     loop.reports = reports
     partitions = live.settings.partitions
     loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=partitions, code=WorkerCode.of(live.installation.computations.values())))
-    loop.take_up_share()
+    loop.holdings.take_up_share()
     try:
         yield loop
     finally:

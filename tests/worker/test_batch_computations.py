@@ -216,7 +216,7 @@ def test_an_outcome_that_redis_refuses_is_halved_too(live: LiveGroup, loop: Loop
 def test_an_operator_can_skip_the_message_at_fault_but_no_batch(live: LiveGroup, loop: LoopByHand, slow: Computation) -> None:
     live.group.policies.change(slow.name, PolicyChange(attempts=1, backoff_seconds=3600, longest_backoff_seconds=3600, exhausted="hold"), by="a test")
     loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=1))
-    loop.take_up_share()
+    loop.holdings.take_up_share()
     sent = pages(5)
     sent[1].trick = "raises"
     live.send(slow, sent)
@@ -233,7 +233,7 @@ def test_an_operator_can_skip_the_message_at_fault_but_no_batch(live: LiveGroup,
     assert live.group.parked_keys.skip("a", by="a test") == "batch"
     live.group.policies.change(slow.name, PolicyChange(attempts=0, exhausted="hold"), by="a test")
     loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=1))
-    loop.take_up_share()
+    loop.holdings.take_up_share()
     retry()
     attempt(1, 2, "hold")
     assert live.numbers_of(slow, "a") == [0]

@@ -143,8 +143,8 @@ def test_what_a_short_batch_leaves_is_not_read_again(make_live: Callable[..., Li
         loop.look_again()
         while live.numbers_of(record, "key") != list(range(20)):
             loop.work(loop.owned)
-            assert loop.pending is not None
-            asked.append(loop.pending.planned.commit.ask)
-            loop.settle()
+            assert loop.commits.pending is not None
+            asked.append(loop.commits.pending.planned.commit.ask)
+            loop.commits.settle()
     assert asked.pop() > 0
     assert len(asked) > 1 and set(asked) == {0}

@@ -169,12 +169,12 @@ def test_a_lost_reply_that_shows_an_edit_leaves_no_old_state_in_memory(live: Liv
     """The commit is sent again, and the answer is the first to show what an operator changed in between."""
     live.send(visit, [Visit("k", 1)])
     loop.look_again()
-    wait_until(lambda: loop.pending is not None or loop.work(loop.owned))
+    wait_until(lambda: loop.commits.pending is not None or loop.work(loop.owned))
     wait_until(lambda: live.numbers_of(visit, "k") == [1])
     live.group.states.forget(visit.computation, "k")
-    assert loop.pending is not None
-    loop.pending.sent = None
-    loop.settle()
+    assert loop.commits.pending is not None
+    loop.commits.pending.sent = None
+    loop.commits.settle()
     live.send(visit, [Visit("k", 2)])
     until_drained(live, loop)
     assert live.numbers_of(visit, "k") == [2]
@@ -245,9 +245,9 @@ def test_a_worker_that_learns_that_its_lease_is_lost_withdraws_its_suspicion(liv
     loop.owned.forget_all()
     live.send(visit, [Visit("a", 1, 30), Visit("b", 2, 30)])
     loop.live_until(lambda: live.client.hlen(live.names.isolation("0")) == 2)
-    share = loop._share
+    share = loop.holdings.share
     loop.follow(replace(share, owned={partition: token for partition, token in share.owned.items() if partition != "0"}))
-    loop.take_up_share()
+    loop.holdings.take_up_share()
     assert "0" not in loop.owned_partitions
     assert live.client.hgetall(live.names.isolation("0")) == {}
 

@@ -32,7 +32,7 @@ def naps(key: str, *numbers: int, seconds: float = SECONDS) -> list[Nap]:
 
 def turn(loop: LoopByHand) -> None:
     loop.work(loop.owned)
-    loop.settle()
+    loop.commits.settle()
 
 
 def parked_length(loop: LoopByHand) -> int:

@@ -19,11 +19,11 @@ def test_the_groups_are_large_and_are_read_once(make_live: Callable[..., LiveGro
         asked, taken = 0, []
         while (owned := loop.next_partition()) is not None:
             loop.work(owned)
-            if loop.pending is not None:
-                commit = loop.pending.planned.commit
+            if loop.commits.pending is not None:
+                commit = loop.commits.pending.planned.commit
                 taken.append(commit.taken)
                 asked += commit.ask if loop.owned.to_isolate > commit.taken else 0
-            loop.settle()
+            loop.commits.settle()
     assert sum(taken) == BACKLOG
     assert asked < SUSPECTS
     assert len(taken) <= 6

@@ -30,7 +30,7 @@ def loop(live: LiveGroup, caplog: pytest.LogCaptureFixture) -> Iterator[LoopByHa
     with loop_by_hand(live) as loop:
         live.send(fail, [Attempt(f"key-{number}", 0, fail=True) for number in range(KEYS)])
         loop.work(loop.owned)
-        loop.settle()
+        loop.commits.settle()
         assert len(loop.owned.parked) == KEYS
         caplog.clear()
         yield loop
@@ -39,7 +39,7 @@ def loop(live: LiveGroup, caplog: pytest.LogCaptureFixture) -> Iterator[LoopByHa
 def turn(loop: LoopByHand) -> None:
     owned = loop.owned
     loop.work(owned)
-    loop.settle()
+    loop.commits.settle()
 
 
 def test_the_queue_does_not_wait_for_the_retries(live: LiveGroup, loop: LoopByHand) -> None:
@@ -71,10 +71,10 @@ def test_a_retry_does_not_read_the_queue_again(live: LiveGroup, loop: LoopByHand
         owned = loop.owned
         owned.retries_lead = -1.0
         loop.work(owned)
-        assert loop.pending is not None
-        assert loop.pending.planned.retried
-        asked.append(loop.pending.planned.commit.ask)
-        loop.settle()
+        assert loop.commits.pending is not None
+        assert loop.commits.pending.planned.retried
+        asked.append(loop.commits.pending.planned.commit.ask)
+        loop.commits.settle()
         assert len(owned.messages) == 100
     assert set(asked) == {0}
 

@@ -30,7 +30,7 @@ def loop(make_live: Callable[..., LiveGroup]) -> Iterator[PartitionLoop]:
     parts = worker_parts(live.installation, "by-hand/1", reports, no_task, (), node="by-hand")
     loop = PartitionLoop(live.installation, "by-hand/1", parts)
     loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=1))
-    loop.take_up_share()
+    loop.holdings.take_up_share()
     live.send(record, [Step("key", 0)])
     work(loop)
     assert cached(loop) == [0]
@@ -46,7 +46,7 @@ def owned_of(loop: PartitionLoop) -> OwnedPartition:
 
 def work(loop: PartitionLoop) -> None:
     loop.work(owned_of(loop))
-    loop.settle()
+    loop.commits.settle()
 
 
 def cached(loop: PartitionLoop) -> list[int] | None:

@@ -32,7 +32,7 @@ def loop(live: LiveGroup) -> Iterator[LoopByHand]:
 def change(live: LiveGroup, loop: LoopByHand, rate: str) -> None:
     live.group.policies.change(per_key.name, PolicyChange(rate_limit=rate), by="a test")
     loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=1))
-    loop.take_up_share()
+    loop.holdings.take_up_share()
 
 
 def test_a_limit_is_changed_while_keys_wait(live: LiveGroup, loop: LoopByHand, caplog: pytest.LogCaptureFixture) -> None:

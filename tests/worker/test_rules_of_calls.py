@@ -204,9 +204,9 @@ def test_two_commits_of_a_partition_at_once_are_impossible(live: LiveGroup, loop
     assert loop.calls is not None and loop.calls.commit(loop.owned, last=True)
     assert loop.owned.state is State.COMMITTING
     with monkeypatch.context() as broken:
-        broken.setattr(loop, "settle", lambda: None)
+        broken.setattr(loop.commits, "settle", lambda: None)
         with pytest.raises(ImpossibleEvent):
             loop.calls.commit(loop.owned, last=True)
-    loop.settle()
+    loop.commits.settle()
     drain(live, loop)
     assert live.numbers(take) == {f"c{number}": [number] for number in range(3)}

@@ -224,13 +224,13 @@ def test_a_computation_gets_its_message_in_the_commit(sending: Sending) -> None:
         assert sending.client.llen("partition.0") == 1
 
     pushed: list[dict[str, Any]] = []
-    written = sending.loop.settle
+    written = sending.loop.commits.settle
 
     def settle() -> None:
         written()
         pushed.extend(one for one in sending.queued("partition.0") if one not in pushed)
 
-    sending.loop.settle = settle  # type: ignore[method-assign]
+    sending.loop.commits.settle = settle  # type: ignore[method-assign]
     sending.process("tests.sends: plain", send)
     sent = [message for message in pushed if message["headers"]["id"] != "m0"]
     assert [message["headers"]["id"] for message in sent] == ["m0.1", "m0.2", "own 3", "own 4", "m0.5"]

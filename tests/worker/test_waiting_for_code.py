@@ -241,8 +241,8 @@ def test_a_message_that_shows_its_key_becomes_a_dead_letter_with_its_key(make: C
 def test_messages_do_not_die_while_another_worker_knows_their_task(make: Callable[[str], LiveGroup]) -> None:
     live = make(SHORT)
     with worker_of(live, knows=False) as loop:
-        loop.follow(replace(loop._share, known_elsewhere=frozenset(["record"])))
+        loop.follow(replace(loop.holdings.share, known_elsewhere=frozenset(["record"])))
         deliver(loop, live, 0, 1)
         assert parked(live)[LINE].waiting == 2 and live.dead_letters() == []
-        loop.follow(replace(loop._share, known_elsewhere=frozenset()))
+        loop.follow(replace(loop.holdings.share, known_elsewhere=frozenset()))
         wait_dead(loop, live, 2)
