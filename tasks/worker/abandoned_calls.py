@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from celery_partitions.model.items import Item, Work
 from celery_partitions.model.own_lines import key_and_computation
+from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.call_times import REFILL_SECONDS
 from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.owned import OwnedPartition
 
 logger = logging.getLogger("celery.worker.partitions")
 

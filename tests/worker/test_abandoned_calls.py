@@ -41,13 +41,13 @@ def loop(live: LiveGroup) -> Iterator[LoopByHand]:
 
 def lose_and_regain(live: LiveGroup, loop: LoopByHand) -> None:
     """The partition leaves the process, and comes back under a new token."""
-    share, token = loop._share, loop.owned.lease.token
+    share, token = loop.holdings.share, loop.owned.lease.token
     release(loop.client, live.names, "by-hand/1", {"0": token})
     loop.follow(replace(share, owned={partition: one for partition, one in share.owned.items() if partition != "0"}))
-    loop.take_up_share()
+    loop.holdings.take_up_share()
     assert "0" not in loop.owned_partitions
     loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=1))
-    loop.take_up_share()
+    loop.holdings.take_up_share()
     assert loop.owned.lease.token != token
 
 
