@@ -95,14 +95,14 @@ class Mailboxes:
         return place != self.mailbox_of and self.mail(item, place)
 
     def wait_for_turn(
-        self, works: Sequence[Work], reason: Literal["rate", "gather"], seconds: float, halving: Halving = NOT_HALVED
+        self, works: Sequence[Work], reason: Literal["rate", "gather"], seconds: float, halving: Halving = NOT_HALVED, due: float | None = None
     ) -> bool:
-        """Let a key wait until it is its turn. `works`: its next messages, of one computation. Returns False to end the step before them, because
+        """Let a key wait for so many seconds, or until `due`. `works`: its next messages, of one computation. Returns False to end the step before them, because
         they are in the mailbox already."""
         headers = works[0].envelope.headers
         place = self.place_of(works[0])
         attempt = self.attempt if reason == "rate" else 1
-        self.out.waiting[place] = Waiting(reason, "", headers.task, headers.id, attempt, seconds, halving)
+        self.out.waiting[place] = Waiting(reason, "", headers.task, headers.id, attempt, seconds, halving, due)
         if place == self.mailbox_of:
             return False
         self.count_waiting()

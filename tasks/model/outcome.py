@@ -124,12 +124,14 @@ class Waiting(NamedTuple):
     seconds: float
     #: Of a batch computation.
     halving: Halving = NOT_HALVED
+    #: When the next try is due, if that is known (seconds since the epoch, server clock). Else the seconds count from the commit.
+    due: float | None = None
 
     def parked(self, before: ParkedKey | None, now: float, wait_seconds: float) -> ParkedKey:
         """The record to write. `before`: the key's or line's record, if its first message is the same. `wait_seconds`: how long messages wait
         for a task or a state (PARTITIONS_DEPLOY_WAIT_SECONDS)."""
         if self.reason in TURN_REASONS:
-            due, (size, suspects) = now + self.seconds, self.halving
+            due, (size, suspects) = self.due or now + self.seconds, self.halving
             if before is not None and (before.error or before.dead_letter):  # a retry
                 return replace(before, due=due, attempt=self.attempt, reason=self.reason, size=size, suspects=suspects)
             since = now if before is None or before.reason != self.reason else before.since

@@ -18,6 +18,8 @@ from celery_partitions.model.keys import normalize_key
 #: The default burst is what the rate allows in this time, but at least 1: at high rates calls share commits.
 BURST_SECONDS = 0.05
 MAX_BURST = 1_000_000
+#: When a call asks again if the server does not answer.
+NO_ANSWER_SECONDS = 1.0
 #: In place of a rate: no limit.
 NO_LIMIT: Final = "none"
 
@@ -49,10 +51,10 @@ class RateLimit:
 class NoToken(Exception):
     """A call may not start now. Raised in the place of the call; nothing has failed."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the rate limit allows the next call in {seconds:.3f} s")
-        #: Until there is a token.
-        self.seconds = seconds
+    def __init__(self, due: float | None) -> None:
+        super().__init__("the rate limit does not allow this call now")
+        #: When there is a token (seconds since the epoch, server clock). None: the server did not say.
+        self.due = due
 
 
 def per_second(text: str) -> float:

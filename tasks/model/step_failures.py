@@ -17,7 +17,7 @@ from celery_partitions.model.mailboxes import Mailboxes
 from celery_partitions.model.outbox import Outbox
 from celery_partitions.model.outcome import Failure, Outcome, Park, Slot, States, Unreadable
 from celery_partitions.model.policy import GiveUp, TryAgain, Wait, after_failure
-from celery_partitions.model.rate_limit import NoToken
+from celery_partitions.model.rate_limit import NO_ANSWER_SECONDS, NoToken
 from celery_partitions.model.rollback import Replay, failure_of
 from celery_partitions.model.step_rules import StepRules
 from celery_partitions.model.timers import next_alarm
@@ -41,7 +41,7 @@ class Failures:
             return True
         self.outbox.drop(item)
         if isinstance(error, NoToken) and item.computation.role == "task":  # nothing was called
-            return self.boxes.wait_for_turn(works, "rate", error.seconds, halving)
+            return self.boxes.wait_for_turn(works, "rate", NO_ANSWER_SECONDS, halving, error.due)
         at = self.failed_at(item)
         failure = failure_of(item, error, self.boxes.attempt, at, works[1:], NOT_HALVED if item.computation.flush is None else halving.retried(count))
         try:
@@ -56,7 +56,7 @@ class Failures:
             self.park_from(undone, raws)
             return self.boxes.mailbox_of is None
         if isinstance(error, NoToken):
-            return self.boxes.wait_for_turn(works, "rate", error.seconds, halving)
+            return self.boxes.wait_for_turn(works, "rate", NO_ANSWER_SECONDS, halving, error.due)
         follows = after_failure(self.rules.policy_of(at), error, failure.attempt, self.rules.random)
         is_halved = halving.must_halve(count, follows)
         self.out.failures.append(replace(failure, is_halved=True) if is_halved else failure)

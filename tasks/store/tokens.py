@@ -31,7 +31,7 @@ def bucket_names(names: Names, partition: str, computation: str, *, shared: bool
 
 
 def take_tokens(client: redis.Redis, requests: Sequence[TokenRequest]) -> list[float]:
-    """For each call: 0 if it may start, or the seconds after which to ask again. One round trip. Raises redis-py's errors."""
+    """For each call: 0 if it may start, or when to ask again (seconds since the epoch, server clock). One round trip. Raises redis-py's errors."""
     grouped: dict[str, list[int]] = {}
     for number, request in enumerate(requests):
         grouped.setdefault(request.buckets, []).append(number)
@@ -44,11 +44,11 @@ def take_tokens(client: redis.Redis, requests: Sequence[TokenRequest]) -> list[f
             bucket = b"%s/%d %s" % (repr(one.microseconds).encode(), one.burst, key_bytes(one.bucket))
             words += bucket, repr(one.microseconds), one.burst, int(one.waited)
         calls.append(([buckets], words))
-    seconds = [0.0] * len(requests)
+    dues = [0.0] * len(requests)
     answers = [script("take_tokens").run(client, *calls[0])] if len(calls) == 1 else script("take_tokens").run_many(client, calls)
     for numbers, answer in zip(grouped.values(), answers, strict=True):
         if isinstance(answer, Exception):
             raise answer
         for number, microseconds in zip(numbers, answer, strict=True):
-            seconds[number] = microseconds / 1_000_000
-    return seconds
+            dues[number] = microseconds / 1_000_000
+    return dues

@@ -20,10 +20,6 @@ from celery_partitions.worker.logs import log_fields
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: When a call asks again if the server does not answer.
-NO_ANSWER_SECONDS = 1.0
-
-
 class Tokens:
     """Made once per loop. Its methods may be called in any thread."""
 
@@ -39,24 +35,24 @@ class Tokens:
         buckets = bucket_names(self.names, partition, call.computation.name, shared=limit.key is not None)
         return TokenRequest(buckets, bucket, limit.microseconds, limit.burst, call.waited)
 
-    def take_many(self, requests: list[TokenRequest]) -> list[float]:
-        """For each call: 0 if it may start, or the seconds after which to ask again."""
+    def take_many(self, requests: list[TokenRequest]) -> list[float | None]:
+        """For each call: 0 if it may start, or when to ask again. None: the server did not answer."""
         try:
-            return take_tokens(self.client, requests)
+            return [*take_tokens(self.client, requests)]
         except SERVER_ERRORS as error:  # nothing has failed: the calls wait
             logger.warning("a rate limit can't be read: %s; its calls wait", error, extra=log_fields(""))
-            return [NO_ANSWER_SECONDS] * len(requests)
+            return [None] * len(requests)
 
     def take(self, partition: str, call: Call) -> None:
         """Take the token of a call that is about to start. Raises `NoToken` if it must wait."""
         request = self.request(partition, call)
-        if request is not None and (seconds := self.take_many([request])[0]) > 0:
-            raise NoToken(seconds)
+        if request is not None and (due := self.take_many([request])[0]) != 0:
+            raise NoToken(due)
 
 
 class _Asked(NamedTuple):
     request: TokenRequest
-    answer: asyncio.Future[float]
+    answer: asyncio.Future[float | None]
 
 
 class SharedAsking:
@@ -78,14 +74,14 @@ class SharedAsking:
         if not self._is_asking:
             self._is_asking = True
             self.loop.call_soon(self._ask)
-        if (seconds := await asked.answer) > 0:
-            raise NoToken(seconds)
+        if (due := await asked.answer) != 0:
+            raise NoToken(due)
 
     def _ask(self) -> None:
         asked, self._asked = self._asked, []
         future = asyncio.wrap_future(self._pool.submit(self.tokens.take_many, [one.request for one in asked]), loop=self.loop)
 
-        def answer(done: asyncio.Future[list[float]]) -> None:
+        def answer(done: asyncio.Future[list[float | None]]) -> None:
             self._is_asking = bool(self._asked)
             if self._asked:
                 self._ask()

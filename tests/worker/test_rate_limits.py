@@ -59,6 +59,16 @@ def test_a_limit_is_changed_while_keys_wait(live: LiveGroup, loop: LoopByHand, c
     assert all(row.parked == row.running == 0 for row in live.group.status())
 
 
+def test_a_call_is_due_when_the_server_said_however_late_the_commit_is(live: LiveGroup, loop: LoopByHand) -> None:
+    """Counted from the commit, each call would begin a little later, and the key would never use its whole limit."""
+    change(live, loop, "1/h")
+    live.send(per_key, [Request("ada", number) for number in range(2)])
+    loop.take_turns()
+    ((_, line),) = [one for one in live.client.zscan_iter(live.names.rates("0", per_key.name)) if one[0].endswith(b"\0line")]
+    (parked,) = live.group.parked_keys.all()
+    assert parked.due == pytest.approx(line / 1e6 - 3600, abs=1e-5)  # the line ends one token later
+
+
 def test_the_next_owner_keeps_the_limit(live: LiveGroup, loop: LoopByHand) -> None:
     change(live, loop, "1/h")
     live.send(per_key, [Request("ada", number) for number in range(3)])

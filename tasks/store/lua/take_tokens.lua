@@ -4,7 +4,7 @@
 -- KEYS  1 buckets (zset): bucket → when it is full again (µs); bucket and "\0line" → the time up to which its tokens are promised (µs)
 -- ARGV  for each call: bucket, µs in which the bucket gets a token, burst: the maximum number of tokens, waited: 1 if the call comes at a time that it
 --       was promised, else 0
--- Returns for each call: 0: it has a token; or the µs after which to ask again.
+-- Returns for each call: 0: it has a token; or when to ask again (µs since the epoch).
 -- Calls that are refused get different times, one token apart. So those that wait for one bucket do not all come back at the same time.
 
 -- A call that comes at its promised time may be early by this part of a token's time. So one late call does not delay all that follow.
@@ -34,7 +34,7 @@ for i = 1, #ARGV, 4 do
   else
     local due = math.max(line, open, now)
     redis.call('ZADD', KEYS[1], string.format('%.0f', due + interval), bucket .. '\0line')
-    answers[#answers + 1] = math.max(1, math.ceil(due - now))
+    answers[#answers + 1] = math.max(now + 1, math.ceil(due))
   end
 end
 return answers
