@@ -99,6 +99,8 @@ class Machine:
             raise Refused(f"the pickle calls {name_of(function)}, which it did not look up by name")
         if isinstance(function, type):
             self.check_call(function, arguments)
+        elif arguments:  # a replacement for one of copyreg's functions, which are called with the class
+            self.check_size(arguments[0], arguments[1:])
         return function(*arguments)
 
     def check_call(self, cls: type, arguments: tuple[Any, ...]) -> None:
@@ -106,13 +108,23 @@ class Machine:
             if len(arguments) != 1:
                 raise Refused(f"the pickle calls the Enum {name_of(cls)} with {len(arguments)} arguments")
         elif cls in self.plain:
-            check = _CHECKED_ARGUMENTS.get(cls)
-            if check is not None:
-                check(self, arguments)
+            if cls is collections.defaultdict:
+                _check_factory(self, arguments)
+            self.check_size(cls, arguments)
         elif issubclass(cls, type) or not _pickles_by_a_call(cls):
             raise Refused(
                 f"the pickle calls {name_of(cls)}, but objects of that class are not pickled by a call: it has no __reduce__"
             )
+
+    def check_size(self, cls: Any, arguments: tuple[Any, ...]) -> None:
+        """Refuse arguments from which plain data, or a class that is made like it, becomes far larger than the pickle: `bytes(10**12)`,
+        `list(range(10**12))`."""
+        if cls is range or not isinstance(cls, type) or not any(cls.__new__ is base.__new__ for base in cls.__mro__ if base in self.plain):
+            return
+        if any(type(each) is range and each[len(self.data) :] for each in arguments):
+            raise Refused(f"the pickle creates a {name_of(cls)} from a range, without its content")
+        if issubclass(cls, (bytes, bytearray)) and any(isinstance(each, int) for each in arguments):
+            raise Refused("the pickle creates bytes by their size, without their content")
 
     def make(self, cls: Any, arguments: Any, keywords: Any = None) -> Any:
         """The opcode NEWOBJ: call `cls.__new__`, without `__init__`."""
@@ -126,6 +138,7 @@ class Machine:
             raise Refused(f"the pickle creates a {name_of(cls)} with arguments, but the class has no __getnewargs__")
         if cls.__new__ is _NEW:
             return _NEW(cls)
+        self.check_size(cls, arguments)
         return cls.__new__(cls, *arguments, **(keywords or {}))
 
     def build(self, target: Any, state: Any) -> None:
@@ -178,16 +191,3 @@ def _check_factory(machine: Machine, arguments: tuple[Any, ...]) -> None:
     """Check the factory of a defaultdict, because reading the dict calls it later."""
     if arguments and arguments[0] is not None and id(arguments[0]) not in machine.named:
         raise Refused(f"the pickle gives a defaultdict {name_of(arguments[0])} as its factory")
-
-
-def _check_no_size(machine: Machine, arguments: tuple[Any, ...]) -> None:
-    """Refuse a size: `bytes(10**12)` would allocate that much."""
-    if arguments and isinstance(arguments[0], int):
-        raise Refused("the pickle creates bytes by their size, without their content")
-
-
-_CHECKED_ARGUMENTS: dict[type, Callable[[Machine, tuple[Any, ...]], None]] = {
-    collections.defaultdict: _check_factory,
-    bytes: _check_no_size,
-    bytearray: _check_no_size,
-}

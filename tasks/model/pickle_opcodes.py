@@ -185,7 +185,7 @@ def _appends(machine: Machine) -> None:
 
 def _set_item(machine: Machine) -> None:
     value, key = machine.stack.pop(), machine.stack.pop()
-    machine.target()[key] = value
+    _put(machine.target(), key, value)
 
 
 def _set_items(machine: Machine) -> None:
@@ -194,7 +194,13 @@ def _set_items(machine: Machine) -> None:
     if len(items) % 2:
         raise Refused("the pickle has a key without a value")
     for at in range(0, len(items), 2):
-        target[items[at]] = items[at + 1]
+        _put(target, items[at], items[at + 1])
+
+
+def _put(target: Any, key: Any, value: Any) -> None:
+    if type(key) is slice and not isinstance(target, dict):
+        raise Refused(f"the pickle replaces a slice of {name_of(target)}")
+    target[key] = value
 
 
 def _add_items(machine: Machine) -> None:

@@ -61,6 +61,8 @@ def by_setattr(name: str, value: bytes) -> bytes:
 
 
 NEW, CALL, FIVE, UNIT = b")\x81", b")R", b"K\x05", own("Unit") + text("eur") + b"\x85R"
+BYTES, HUGE = named("builtins", "bytes"), b"J\xff\xff\xff\x7f"
+RANGE = named("builtins", "range") + HUGE + b"\x85R"
 
 ATTACKS = {
     "__new__ of a plain class": (named("fractions", "Fraction"), by_setattr("__new__", own("State"))),
@@ -91,8 +93,16 @@ ATTACKS = {
     "a Struct of another class": (named("msgspec._utils", "rebuild"), own("Sender"), b"}\x86R"),
     "or of what are no flags": (named("_operator", "or_"), b"}}\x86R"),
     "an array of another class": (named("array", "_array_reconstructor"), b"(", own("Sender"), text("d"), FIVE, b"C\x01xtR"),
-    "bytes of a size": (named("builtins", "bytes"), b"J\xff\xff\xff\x7f\x85R"),
-    "a bytearray of a size": (named("builtins", "bytearray"), b"J\xff\xff\xff\x7f\x85R"),
+    "bytes of a size": (BYTES, HUGE, b"\x85R"),
+    "a bytearray of a size": (named("builtins", "bytearray"), HUGE, b"\x85R"),
+    "bytes of a size, by NEWOBJ": (BYTES, HUGE, b"\x85\x81"),
+    "bytes of a size, by copyreg.__newobj__": (named("copyreg", "__newobj__"), BYTES, HUGE, b"\x86R"),
+    "bytes of a size, by copyreg._reconstructor": (named("copyreg", "_reconstructor"), BYTES, BYTES, HUGE, b"\x87R"),
+    "a list of a range": (named("builtins", "list"), RANGE, b"\x85R"),
+    "a tuple of a range, by NEWOBJ": (named("builtins", "tuple"), RANGE, b"\x85\x81"),
+    "a deque of a range": (named("collections", "deque"), RANGE, b"\x85R"),
+    "a subclass's list of a range": (own("Rows"), RANGE, b"\x85\x81"),
+    "a range in a slice of a list": (b"]", named("builtins", "slice"), b"NN\x86R", RANGE, b"s"),
     "text that is longer than the pickle": (b"X\xff\xff\xff\x7f",),
     "a memo of four gigabytes": (b"Nr\xff\xff\xff\xff",),
     "an object of another protocol": (b"(", own("Sender"), b"o"),
@@ -148,6 +158,7 @@ OBJECTS: dict[str, Any] = {
     "defaultdict of a class": defaultdict(Row, a=Row()),
     "same object twice": [row := Row(), row],
     "zones": [datetime.datetime(2026, 1, 2, tzinfo=zoneinfo.ZoneInfo("Europe/Paris")), datetime.UTC],
+    "ranges": [range(10**9), slice(1, 2, None), (range(10**12),)],
     "long": [2**100, -(2**100), 2**3000, -5, 70_000, 300, "x" * 300, b"x" * 300, bytearray(b"x")],
     "many": list(range(5000)),
     "fraction and path": [Fraction(1, 3), PosixPath("/a/b")],
