@@ -18,7 +18,7 @@ from celery_partitions.model.topology import Topology
 from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.names import INGRESS, Names, queue_lists
 from celery_partitions.store.scripts import script
-from celery_partitions.store.topology import read_topology
+from celery_partitions.store.topology import read_topology, topology_command, topology_of
 from celery_partitions.store.worker_code import Refusal, WorkerCode, refusal, still_refused
 
 #: Of a worker that only holds leases.
@@ -105,25 +105,29 @@ def balance(
     the task's name. `code`: the states that it can read. `refused`: the partitions that were refused to it before, because it cannot.
     `before`: the share before this one; of a partition whose server can't be reached, it holds what it held.
     """
-    topology = read_topology(client, names, partitions)
     waiting = [word.encode("utf-8", "backslashreplace") for pair in lacks if "\n" not in pair[1] for word in pair]
     still = still_refused(client, names, code, refused)
     keys = [names.workers, names.pins, names.owners, names.since, names.policies, names.draining, names.tasks, names.wanted, names.reads]
     next_end, found, give_up, policies, known = script("balance").run(
         client,
-        [*keys, names.refused],
+        [*keys, names.refused, names.group_meta],
         [
-            worker, round(lease_seconds * 1000), ",".join(pins), topology.served, names.changed,
+            worker, round(lease_seconds * 1000), ",".join(pins), partitions, names.changed,
             "\n".join(("", *sorted(tasks), "")), WANTED_SECONDS * 1000, code.json, ",".join(still), *waiting,
         ],
     )
     assigned = {found[at].decode(): int(found[at + 1]) for at in range(0, len(found), 2)}
-    held = _look_at_held(client, names, worker, assigned, before, topology.served if names.is_spread else 0)
+    strays = 0
+    if names.is_spread:  # such a group is not resized
+        last = None if before is None else before.topology
+        strays = (last or read_topology(client, names, partitions)).served
+    # Read after the tokens, so that it is no older than they are, nor than what holders before followed: nothing goes back.
+    held, topology = _look_at_held(client, names, worker, assigned, before, strays)
     missing = {partition: since for partition, since in assigned.items() if partition not in held}
-    claims = _claim(client, names, worker, missing, isolate_messages, code) if missing else _Claims()
-    held |= claims.held
-    # Read again, so that it is no older than the tokens, nor than what holders before followed: nothing goes back.
-    topology = read_topology(client, names, partitions)
+    claims = _Claims()
+    if missing:
+        claims, topology = _claim(client, names, worker, missing, isolate_messages, code)
+        held |= claims.held
     words = iter(policies)
     return Share(
         owned={partition: one.token for partition, one in held.items()},
@@ -134,7 +138,7 @@ def balance(
         policies={name.decode("utf-8", "replace"): text for name, text in zip(words, words, strict=True)},
         known_elsewhere=frozenset(task.decode("utf-8", "replace") for task in known),
         faults=claims.faults,
-        topology=topology,
+        topology=topology_of(names, topology, partitions),
         with_inbox=frozenset(partition for partition, one in held.items() if one.has_inbox),
         refused=still | claims.refused,
     )
@@ -159,9 +163,10 @@ class _Claims:
 
 def _look_at_held(
     client: redis.Redis, names: Names, worker: str, assigned: Iterable[str], before: Share | None, strays: int
-) -> dict[str, _Held]:
-    """The assigned partitions that the worker holds already. Also moves messages with a priority into their queues. `strays`: on several servers,
-    how many partitions may have messages on the control server; they go into the ingress."""
+) -> tuple[dict[str, _Held], Any]:
+    """The assigned partitions that the worker holds already; and the answer for `topology_of`, from the same round trip. Also moves messages with a
+    priority into their queues. `strays`: on several servers, how many partitions may have messages on the control server; they go into the ingress.
+    """
     held, wanted = {}, list(assigned)
     together = 1 if names.is_spread else PARTITIONS_IN_ONE_LOOK
     pages = [wanted[start : start + together] for start in range(0, len(wanted), together)]
@@ -169,8 +174,7 @@ def _look_at_held(
     for some in pages:
         keys = _keys_of(names, tuple(some), strays if INGRESS in some else 0)
         calls.append((keys, [worker, len(keys) // len(some)]))
-    alone = len(calls) == 1 and not names.is_spread
-    answers = [script("look_at_held").run(client, *calls[0])] if alone else script("look_at_held").run_many(client, calls)
+    *answers, topology = script("look_at_held").run_many(client, calls, topology_command(names))
     for some, answer in zip(pages, answers, strict=True):
         if isinstance(answer, Exception):
             if names.is_spread and isinstance(answer, SERVER_ERRORS):
@@ -184,7 +188,7 @@ def _look_at_held(
             token, edit_version, paused, has_inbox = answer[4 * at : 4 * at + 4]
             if token:
                 held[partition] = _Held(int(token), int(edit_version), bool(paused), bool(has_inbox))
-    return held
+    return held, topology
 
 
 @lru_cache(maxsize=64)
@@ -199,8 +203,8 @@ def _keys_of(names: Names, some: tuple[str, ...], strays: int) -> list[str]:
 
 def _claim(
     client: redis.Redis, names: Names, worker: str, assigned: Mapping[str, int], isolate_messages: int, code: WorkerCode
-) -> _Claims:
-    """Claim each partition on its own keys, all in one round trip."""
+) -> tuple[_Claims, Any]:
+    """Claim each partition on its own keys, all in one round trip. Also returns the answer for `topology_of`, read after that."""
     calls = []
     for partition, since in assigned.items():
         words: list[Any] = [worker, since, isolate_messages, *code.words, ""]
@@ -209,7 +213,8 @@ def _claim(
         else:
             calls.append(([names.meta(partition), *_renamed_keys(names, partition, code)], words + code.renames))
     made, superseded = _Claims(), {}
-    for partition, answer in zip(assigned, script("claim").run_many(client, calls), strict=True):
+    *answers, topology = script("claim").run_many(client, calls, topology_command(names))
+    for partition, answer in zip(assigned, answers, strict=True):
         if isinstance(answer, Exception):
             made.faults[partition] = f"Redis key {names.meta(partition)}: {answer}"
         elif answer[0] == b"ok":
@@ -221,7 +226,7 @@ def _claim(
     if superseded or made.refused:
         # If this worker is still the assigned one, `balance` assigns a superseded partition again, with a higher number.
         _unassign(client, names, worker, superseded | dict.fromkeys(made.refused, 0))
-    return made
+    return made, topology
 
 
 def _renamed_keys(names: Names, partition: str, code: WorkerCode) -> list[str]:

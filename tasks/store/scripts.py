@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from hashlib import sha1
 from importlib import resources
@@ -41,22 +41,26 @@ class LuaScript:
             client.announce(keys[0])
         return answer
 
-    def run_many(self, client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]]) -> list[Any]:
+    def run_many(self, client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]], then: Sequence[Any] = ()) -> list[Any]:
         """Run the script once for each (KEYS, ARGV), in one round trip. If the server refuses a call, the error is that call's answer; also if
-        one of several servers can't be reached. Raises redis-py's other errors."""
+        one of several servers can't be reached. Raises redis-py's other errors. `then`: a command that runs after them in the same round trip;
+        its answer comes last."""
         calls = list(calls)
-        answers = self._pipelined(client, calls)
+        answers = self._pipelined(client, calls, then)
         if any(isinstance(answer, NoScriptError) for answer in answers):
             client.script_load(self.text)
             unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            for number, answer in zip(unknown, self._pipelined(client, [calls[number] for number in unknown]), strict=True):
+            again = [*unknown, len(calls)] if then else unknown
+            for number, answer in zip(again, self._pipelined(client, [calls[number] for number in unknown], then), strict=True):
                 answers[number] = answer
         return answers
 
-    def _pipelined(self, client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]]) -> list[Any]:
+    def _pipelined(self, client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]], then: Sequence[Any]) -> list[Any]:
         with what_there_is(client) as pipe:
             for keys, arguments in calls:
                 pipe.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
+            if then:
+                pipe.execute_command(*then)
             return pipe.execute(raise_on_error=False)
 
 

@@ -48,7 +48,7 @@ def agreement(names: Names, partitions: int) -> Program[Topology]:
         if isinstance(older, bytes) and older.isdigit():
             raise _older_layout(names)
         found = (yield lambda client: _begin(client, names, partitions))[-1]
-    topology = _topology(names, found, partitions)
+    topology = topology_of(names, found, partitions)
     if topology.partitions != partitions and not topology.epoch:
         raise SetupError(
             f"partition group {names.group!r} has {topology.partitions} partitions in this Redis, but this process was started with "
@@ -60,10 +60,18 @@ def agreement(names: Names, partitions: int) -> Program[Topology]:
 
 def read_topology(client: redis.Redis, names: Names, default: int) -> Topology:
     """The topology in Redis now. `default`: the number of partitions of a group that does not exist. Raises `SetupError` for another key layout."""
-    return _topology(names, client.hmget(names.group_meta, list(_FIELDS)), default)
+    return topology_of(names, client.execute_command(*topology_command(names)), default)
 
 
-def _topology(names: Names, found: Any, default: int) -> Topology:
+def topology_command(names: Names) -> tuple[str, ...]:
+    """The command whose answer `topology_of` reads. For code that sends it together with others."""
+    return ("HMGET", names.group_meta, *_FIELDS)
+
+
+def topology_of(names: Names, found: Any, default: int) -> Topology:
+    """The topology in an answer to `topology_command`. Raises as `read_topology`, or the server's error if it is the answer."""
+    if isinstance(found, Exception):
+        raise found
     layout, number, epoch, former, highest = found
     refuse_other_layout(names, layout)
     return Topology(int(epoch or 0), int(number or default), None if former is None else int(former), int(highest or 0))

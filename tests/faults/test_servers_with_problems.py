@@ -30,12 +30,12 @@ def assert_logged_once(workers: list[WorkerProcess]) -> None:
 
 
 def test_slow(live: LiveGroup, proxy: Proxy) -> None:
-    """Each answer takes an eighth of a lease. A renewal asks four times."""
+    """Each answer takes almost half a lease. A renewal asks twice."""
     traffic = Traffic(live)
     workers = live.start_workers(2, REDIS_URL=proxy.url())
     traffic.send(300)
     traffic.wait_processed(20)
-    proxy.delay_seconds = 0.12
+    proxy.delay_seconds = 0.4
     traffic.wait_processed(150)
     proxy.delay_seconds = 0
     traffic.check()

@@ -4,8 +4,8 @@
 -- An assignment is advice: a worker holds a partition only after `claim`, on the partition's own keys, has given it a fencing token.
 --
 -- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 since (hash)  5 policies (hash)  6 draining (hash)
---       7 tasks (hash)  8 wanted (hash)  9 reads (hash)  10 refused (hash)
--- ARGV  1 worker id  2 lease, ms  3 pins of this worker ("" none, "2,5")  4 N  5 channel `changed`
+--       7 tasks (hash)  8 wanted (hash)  9 reads (hash)  10 refused (hash)  11 group (hash)
+-- ARGV  1 worker id  2 lease, ms  3 pins of this worker ("" none, "2,5")  4 N, if the group does not exist  5 channel `changed`
 --       6 the tasks that this worker knows, each between two newlines  7 how long a partition stays with workers that know a task, ms
 --       8 JSON of the state versions that this worker can read  9 the partitions whose states it cannot read ("" none, "2,5")
 --       10… partition, task, partition, task, …: messages of the task wait there, and this worker does not know it
@@ -18,7 +18,10 @@
 -- Publishes on `changed` if a worker joined or was found dead. The policies are read with pcall, so that a key of the wrong type under
 -- their name does not keep a worker from its share.
 
-local me, lease, my_pins, n, channel = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local me, lease, my_pins, channel = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[5]
+-- How many partitions have a worker, as `Topology.served`.
+local topology = redis.call('HMGET', KEYS[11], 'partitions', 'former', 'highest')
+local n = math.max(tonumber(topology[1] or ARGV[4]), tonumber(topology[2] or '0'), tonumber(topology[3] or '0'))
 local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
