@@ -219,9 +219,10 @@ class Settings:
         500_000, parse_count, used_by="workers",
         help="How many message ids are remembered per computation and partition, for deduplication. 60 to 80 bytes each.",
     )
-    wait_replicas: int = setting(
-        0, parse_count_or_zero, used_by="workers",
-        help="A commit waits until this many replicas have it, or PARTITIONS_WAIT_MILLISECONDS have passed. 0: it does not wait.",
+    wait_replicas: int | None = setting(
+        None, parse_count_or_zero, used_by="workers",
+        help="Each commit waits until this many replicas have it, or PARTITIONS_WAIT_MILLISECONDS have passed. Not set: on a cluster with replicas, "
+        "what a commit sends to another server waits for one. 0: nothing waits.",
     )
     wait_milliseconds: int = setting(
         1000, parse_count, used_by="workers",

@@ -184,14 +184,14 @@ def judge_clients(info: Mapping[str, Any]) -> Check:
 
 
 def judge_replicas(settings: Settings, info: Mapping[str, Any]) -> Check:
-    count, wanted = int(info.get("connected_slaves", 0)), settings.wait_replicas
+    count, wanted = int(info.get("connected_slaves", 0)), settings.wait_replicas or 0
     if wanted > count:
         text = f"PARTITIONS_WAIT_REPLICAS is {wanted}, but {count} are connected: each commit waits {settings.wait_milliseconds} ms in vain"
         return Check("replicas", "bad", f"{text}. Connect replicas, or set PARTITIONS_WAIT_REPLICAS=0")
     if wanted:
         return Check("replicas", "ok", f"{count} connected; a commit waits until {wanted} have it")
     if count:
-        return Check("replicas", "ok", f"{count} connected; a failover can lose commits that they have not received (PARTITIONS_WAIT_REPLICAS is 0)")
+        return Check("replicas", "ok", f"{count} connected; a failover can lose commits that they have not received")
     return Check("replicas", "ok", "none")
 
 

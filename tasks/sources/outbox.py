@@ -35,6 +35,7 @@ from celery_partitions.store.commands import split
 from celery_partitions.store.dead_letters import dead_letter_commands
 from celery_partitions.store.leases import RENEWALS_PER_LEASE
 from celery_partitions.store.names import INGRESS
+from celery_partitions.store.replicas import Replicas
 from celery_partitions.store.sources import RUN_SECONDS, push_from_source
 
 logger = logging.getLogger("celery.partitions.source")
@@ -91,6 +92,7 @@ class Outbox:
         self._mail: store_outbox.Outbox | None = None
         if group.names.is_spread:
             self._mail = store_outbox.Outbox(group.names, place.key.partition("}:")[2], f"{place.key}:outbox", f"{place.key}:outbox:tails")
+        self.replicas = Replicas.of(installation.settings)
         self._pushes: dict[int, list[bytes]] = {}
         self._dead_letters: list[tuple[str, DeadLetterItem]] = []
         self._more: list[list[Any]] = []
@@ -189,14 +191,21 @@ class Outbox:
             mail.begin()  # the input can't be read again, so nobody could go on with a list
         elif not mail.is_loaded:
             mail.load(client)
+        rewound: set[tuple[str, str]] = set()
         while entries := mail.waiting():
             for target, answer in store_outbox.receive(client, names, mail.source, entries).items():
                 if isinstance(answer, Exception):
                     raise answer
-                mail.delivered(target, answer.tail)
-                if answer.status != "ok":
+                if answer.status == "gap" and self.place.token is not None and (target, answer.tail) not in rewound:
+                    rewound.add((target, answer.tail))  # the target has lost what it had: the list may still have it
+                    mail.load(client)
+                    mail.delivered(target, answer.tail)
+                    break
+                if answer.status != "ok" or not mail.knows(target, answer.tail):
                     raise redis.ResponseError(f"{target} does not take what source {self.source!r} sends: {answer.status} {answer.culprit}, after {answer.tail or 'none'}")
+                mail.delivered(target, answer.tail)
         if self.place.token is not None:
+            store_outbox.keep(client, names, mail, self.replicas)
             mail.trim(client, self.place.key, self.place.token)
 
     def _commands(self) -> list[list[Any]]:

@@ -54,6 +54,8 @@ class Reply:
     paused: bool = False
     #: The number of messages to run in isolation, because a worker died while it ran one of them.
     to_isolate: int = 0
+    #: Replicas have the commit, as far as it had to wait for them.
+    lasts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Commit:
     commands: list[list[Any]]
     #: The maximum number of messages that the answer may contain (the next batch).
     ask: int
+    #: It has something for another server.
+    sends: bool = False
 
 
 class CommitStore:
@@ -95,10 +99,8 @@ class CommitStore:
     @classmethod
     def of(cls, client: redis.Redis, names: Names, settings: Settings) -> CommitStore:
         """A store with the batch limits and the number of replicas in the settings."""
-        wanted = settings.wait_replicas
-        replicas = Replicas(wanted, settings.wait_milliseconds) if wanted else None
         batch_messages, batch_bytes = settings.batch_messages, settings.batch_bytes
-        return cls(client, names, batch_messages=batch_messages, batch_bytes=batch_bytes, replicas=replicas)
+        return cls(client, names, batch_messages=batch_messages, batch_bytes=batch_bytes, replicas=Replicas.of(settings))
 
     def peek(self, lease: Lease) -> Reply:
         """Read the partition's commit number and its oldest messages. Moves due and prioritized messages into the queue."""
@@ -106,7 +108,7 @@ class CommitStore:
 
     def send(self, commit: Commit) -> Reply:
         """Write a commit and wait for the answer. Sending the same commit again changes nothing, and the answer is `already`."""
-        if self.replicas is not None and commit.commit_number is not None:
+        if self.replicas is not None and commit.commit_number is not None and (commit.sends or self.replicas.wanted):
             self.client.script_load(script("commit").text)
             return self.finish(self.begin(commit))
         try:
@@ -119,6 +121,7 @@ class CommitStore:
         keys, words = self._words(commit)
         self._check_size(len(words), MAX_COMMIT_WORDS, "words")
         client = server_of(self.client, keys[0])
+        count = 0 if self.replicas is None else self.replicas.for_commit(self.client, client, sends=commit.sends)
         try:
             connection: Any = client.connection_pool.get_connection()
         except SERVER_ERRORS:
@@ -128,13 +131,13 @@ class CommitStore:
             packed = connection.pack_command("EVALSHA", script("commit").digest, len(keys), *keys, *words)
             self._check_size(sum(map(len, packed)), self.max_bytes, "bytes")
             connection.send_packed_command(packed)
-            if self.replicas is not None:
-                self.replicas.ask(connection)
+            if self.replicas is not None and count:
+                self.replicas.ask(connection, count)
         except BaseException:
             connection.disconnect()
             client.connection_pool.release(connection)
             raise
-        return SentCommit(commit, connection, client)
+        return SentCommit(commit, connection, client, count)
 
     @staticmethod
     def _check_size(size: int, limit: int, of_what: str) -> None:
@@ -163,7 +166,7 @@ class CommitStore:
         """Wait for the answer to a commit that `begin` sent. After an error, the same commit can be sent again."""
         connection = sent.connection
         try:
-            answer = self._read(connection)
+            answer, lasts = self._read(sent)
         except BaseException as error:
             connection.disconnect()
             if isinstance(error, SERVER_ERRORS):
@@ -181,7 +184,7 @@ class CommitStore:
             case redis.ResponseError():
                 raise answer
             case _:
-                return _reply(answer)
+                return replace(_reply(answer), lasts=True) if lasts else _reply(answer)
 
     def _send_what_is_permitted(self, commit: Commit, refusal: redis.ResponseError) -> Reply:
         """Send a commit again without the keys that this user may not access. The server refused the first try, and nothing has run.
@@ -203,15 +206,16 @@ class CommitStore:
                 return replace(reply, status="wrongtype", culprit=name, messages=[]) if reply.status == "ok" else reply
         return self.send(replace(commit, commands=kept))
 
-    def _read(self, connection: Any) -> Any:
-        """The answer, or the error that the server returned. Reads everything about this commit from the connection."""
+    def _read(self, sent: SentCommit) -> tuple[Any, bool]:
+        """The answer, or the error that the server returned, and whether replicas have it. Reads everything about this commit from the
+        connection."""
         try:
-            answer: Any = connection.read_response()
+            answer: Any = sent.connection.read_response()
         except redis.ResponseError as refusal:
             answer = refusal
-        if self.replicas is not None:
-            self.replicas.read_answer(connection)
-        return answer
+        if self.replicas is None or not sent.waits_for:
+            return answer, False
+        return answer, self.replicas.read_answer(sent.connection, sent.client, sent.waits_for)
 
     def _words(self, commit: Commit) -> tuple[list[Any], list[Any]]:
         """The script's KEYS and ARGV."""
@@ -245,6 +249,8 @@ class SentCommit:
     connection: Any
     #: The client of the partition's server.
     client: redis.Redis
+    #: How many replicas.
+    waits_for: int = 0
 
 
 def refuse_other_servers(names: Names, partition: str, keys: Iterable[str | bytes]) -> None:

@@ -22,7 +22,9 @@ import redis
 
 from celery_partitions.store.commands import declare, keys_in, split
 from celery_partitions.store.names import INGRESS, Names
+from celery_partitions.store.replicas import Replicas
 from celery_partitions.store.scripts import digest_of, script
+from celery_partitions.store.servers import server_of
 from celery_partitions.store.slots import Places
 
 #: The control server as a target: it has the group's keys, those of the ingress, results and sinks.
@@ -81,36 +83,45 @@ class Outbox:
         #: What needs no outbox: the source's own partition, or the control server.
         self._at = self._places.owner(key)
         self.is_loaded = False
+        #: Replicas of its server have everything in the list, or need not.
+        self.lasts = True
         #: Everything in the list, oldest first.
         self._listed: deque[_Listed] = deque()
         #: Target → the entries that it does not have yet, oldest first, with their sizes.
         self._waiting: dict[str, deque[tuple[int, Entry]]] = {}
         self._count = self._bytes = 0
-        #: Target → tail of the last entry for it; and number of the last one that it has.
+        #: Target → tail of the last entry for it; number of the last one that it has; and of the last one that its replicas have.
         self._tails: dict[str, str] = {}
         self._delivered: dict[str, int] = {}
+        self._kept: dict[str, int] = {}
         self._packed: list[bytes] = []
 
     @classmethod
     def of_partition(cls, names: Names, partition: str) -> Outbox:
         return cls(names, partition, names.outbox(partition), names.outbox_tails(partition))
 
-    def load(self, client: redis.Redis) -> None:
-        """Read it from Redis. Raises redis-py's errors."""
-        with client.pipeline(transaction=False) as pipe:
-            pipe.hgetall(self.tails_key)
-            pipe.lrange(self.key, 0, -1)
-            tails, entries = pipe.execute()
+    def load(self, client: redis.Redis, replicas: Replicas | None = None) -> None:
+        """Read it from Redis. `replicas`: also find out whether they have what was read. Raises redis-py's errors."""
+        commands, lasts = [("HGETALL", self.tails_key), ("LRANGE", self.key, 0, -1)], True
+        if replicas is None:
+            with client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                tails, entries = pipe.execute()
+        else:
+            (tails, entries), lasts = replicas.read(client, self.names, self.source, commands)
+            tails = tails if isinstance(tails, dict) else dict(zip(tails[::2], tails[1::2], strict=True))
         self.forget()
         self._append(entries)
         self._tails = {target.decode(): tail.decode() for target, tail in tails.items()}
-        self.is_loaded = True
+        self.is_loaded, self.lasts = True, lasts
 
     def forget(self) -> None:
         """It may have changed in Redis."""
         self._listed.clear()
         self._waiting.clear()
         self._delivered.clear()
+        self._kept.clear()
         self._count = self._bytes = 0
         self._packed, self.is_loaded = [], False
 
@@ -141,10 +152,17 @@ class Outbox:
                 own.append(["HSET", self.tails_key, target, tail])
         return own + list(split(["RPUSH", self.key], self._packed)) if keeps else own
 
-    def written(self) -> None:
-        """The commit of the last `pack` is written."""
+    @property
+    def is_packed(self) -> bool:
+        """The last `pack` has something for other servers."""
+        return bool(self._packed)
+
+    def written(self, *, lasts: bool = True) -> None:
+        """The commit of the last `pack` is written. `lasts`: replicas have it, and so everything before it."""
         packed, self._packed = self._packed, []
-        self._append(packed)
+        if packed:
+            self._append(packed)
+            self.lasts = lasts
 
     def _append(self, packed: Sequence[bytes]) -> None:
         for one in packed:
@@ -188,15 +206,69 @@ class Outbox:
             size, _ = entries.popleft()
             self._count, self._bytes = self._count - 1, self._bytes - size
 
+    def knows(self, target: str, tail: str) -> bool:
+        """Whether a tail is one of this chain. If not, the target has applied what the source has lost since."""
+        number = number_of(tail)
+        if number > number_of(self._tails.get(target, "")):
+            return False
+        return all(entry.tail == tail for _, entry in self._waiting.get(target, ()) if number_of(entry.tail) == number)
+
+    def goes_on_after(self, target: str, tail: str) -> bool:
+        """Whether the first entry that waits for a target follows this tail."""
+        return any(entry.before == tail for _, entry in islice(self._waiting.get(target, ()), 1))
+
+    def to_keep(self) -> list[str]:
+        """Targets that have entries which their replicas may not have."""
+        return [target for target, number in self._delivered.items() if number > self._kept.get(target, 0)]
+
+    def number_delivered(self, target: str) -> int:
+        """The number of the last entry that a target has."""
+        return self._delivered.get(target, 0)
+
+    def kept(self, target: str, number: int) -> None:
+        """A target's replicas have the entries up to this one: they may be removed."""
+        self._kept[target] = number
+
+    def keep_all(self) -> None:
+        """No replicas are waited for."""
+        self._kept.update(self._delivered)
+
     def trim(self, client: redis.Redis, meta: str, token: int) -> None:
-        """Remove the oldest entries, which were sent. Does nothing if another owner has taken over. Raises redis-py's errors."""
+        """Remove the oldest entries, which were sent and kept. Does nothing if another owner has taken over. Raises redis-py's errors."""
         count = 0
-        while count < len(self._listed) and self._listed[count].number <= self._delivered.get(self._listed[count].target, 0):
+        while count < len(self._listed) and self._listed[count].number <= self._kept.get(self._listed[count].target, 0):
             count += 1
         if count:
             script("trim_outbox").run(client, [meta, self.key], [token, count, self._listed[count - 1].digest])
             for _ in range(count):
                 self._listed.popleft()
+
+
+def keep(client: redis.Redis, names: Names, outbox: Outbox, replicas: Replicas | None) -> None:
+    """Find out which entries that were sent the targets' replicas have. Raises redis-py's errors.
+
+    Until then they stay in the list: if the target fails over to an older copy, they are sent again.
+    """
+    if replicas is None:
+        outbox.keep_all()
+        return
+    of_server: dict[int, tuple[redis.Redis, list[str]]] = {}
+    for target in outbox.to_keep():
+        server = server_of(client, names.received(target))
+        of_server.setdefault(id(server), (server, []))[1].append(target)
+    for server, targets in of_server.values():
+        if not replicas.needed(client, server):
+            for target in targets:
+                outbox.kept(target, outbox.number_delivered(target))
+        elif replicas.may_look(server):
+            tails, lasts = replicas.read(client, names, targets[0], [("HGET", names.received(target), outbox.source) for target in targets])
+            numbers = [number_of((tail or b"").decode()) for tail in tails]
+            if any(number < outbox.number_delivered(target) for target, number in zip(targets, numbers, strict=True)):
+                outbox.load(client, replicas)  # a target has lost what it had: send it again
+                return
+            if lasts or replicas.gave_up(server):
+                for target, number in zip(targets, numbers, strict=True):
+                    outbox.kept(target, number)
 
 
 def receive(client: redis.Redis, names: Names, source: str, entries: dict[str, list[Entry]]) -> dict[str, Received | Exception]:

@@ -25,7 +25,16 @@ from celery_partitions.model.errors import SetupError
 from celery_partitions.store.client import connect
 from celery_partitions.store.names import Names
 from celery_partitions.store.servers_pipeline import NOT_NOW, REDIRECTS, UNREACHABLE, ServersPipeline
-from celery_partitions.store.slots import Address, Places, ServersURL, check_place, fixed_slots, parse_servers, slots_in
+from celery_partitions.store.slots import (
+    Address,
+    Places,
+    ServersURL,
+    check_place,
+    fixed_slots,
+    parse_servers,
+    replicated_in,
+    slots_in,
+)
 from celery_partitions_config.settings import Settings
 
 #: How often the map of slots is read again while only messages are waited for.
@@ -42,6 +51,7 @@ class Servers(redis.Redis):
         self.control, self.url, self.root, self.places, self._make = control, url, root, Places(root), make
         self._clients: dict[Address, redis.Redis] = {}
         self._owners: list[Address | None] | None = None if url.is_cluster else fixed_slots(url.addresses)
+        self._replicated: frozenset[Address] = frozenset()
         self._lock = threading.Lock()
         self._looked_at = time.monotonic()
         #: Servers that did not answer, until they answer again.
@@ -77,7 +87,8 @@ class Servers(redis.Redis):
             for address in candidates:
                 client = self._connected(address)
                 try:
-                    self._owners = slots_in(client.execute_command("CLUSTER", "SLOTS"), address)
+                    answer = client.execute_command("CLUSTER", "SLOTS")
+                    self._owners, self._replicated = slots_in(answer, address), replicated_in(answer, address)
                 except UNREACHABLE as error:
                     last = error
                     self.lost(client)
@@ -107,9 +118,16 @@ class Servers(redis.Redis):
             with suppress(*UNREACHABLE):
                 self.look_again()
 
+    def has_replicas(self, client: redis.Redis) -> bool:
+        """Whether the cluster says that a server has replicas, when the map of slots was last read."""
+        return bool(self._replicated) and self._address_of(client) in self._replicated
+
+    def _address_of(self, client: redis.Redis) -> Address | None:
+        return next((one for one, known in self._clients.items() if known is client), None)
+
     def lost(self, client: redis.Redis) -> None:
         """A server did not answer. Until it does, its commands fail at once; another server may take over its slots."""
-        address = next((one for one, known in self._clients.items() if known is client), None)
+        address = self._address_of(client)
         if address is None or address in self._down or self._closed:
             return
         self._down.add(address)

@@ -147,8 +147,17 @@ def fixed_slots(addresses: Sequence[Address]) -> list[Address | None]:
 def slots_in(answer: Iterable[Any], asked: Address) -> list[Address | None]:
     """The owner of each slot, from the answer to CLUSTER SLOTS. `asked`: the server that answered; it may leave out its own host."""
     owners: list[Address | None] = [None] * SLOTS
-    for start, end, (host, port, *_), *_ in answer:
-        name = host.decode() if isinstance(host, bytes) else host
-        owner = Address(name if name and name != "?" else asked.host, int(port))
-        owners[start : end + 1] = [owner] * (end + 1 - start)
+    for start, end, owner, *_ in answer:
+        owners[start : end + 1] = [_address(owner, asked)] * (end + 1 - start)
     return owners
+
+
+def replicated_in(answer: Iterable[Any], asked: Address) -> frozenset[Address]:
+    """The servers that have replicas which the cluster does not hold for failed, from the answer to CLUSTER SLOTS."""
+    return frozenset(_address(owner, asked) for _, _, owner, *replicas in answer if replicas)
+
+
+def _address(node: Sequence[Any], asked: Address) -> Address:
+    host, port = node[0], node[1]
+    name = host.decode() if isinstance(host, bytes) else host
+    return Address(name if name and name != "?" else asked.host, int(port))

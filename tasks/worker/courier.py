@@ -12,7 +12,9 @@ from celery_partitions.model.errors import describe
 from celery_partitions.model.escaping import escape
 from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.names import Names
-from celery_partitions.store.outbox import Entry, Outbox, Received, receive
+from celery_partitions.store.outbox import Entry, Outbox, Received, keep, receive
+from celery_partitions.store.replicas import Replicas
+from celery_partitions.store.servers import server_of
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_state import State
@@ -30,8 +32,8 @@ TRIM_ENTRIES = 500
 class Courier:
     """Made once per loop and used by its thread."""
 
-    def __init__(self, client: redis.Redis, names: Names, clock: Callable[[], float] = time.monotonic) -> None:
-        self.client, self.names, self.clock = client, names, clock
+    def __init__(self, client: redis.Redis, names: Names, replicas: Replicas | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.client, self.names, self.replicas, self.clock = client, names, replicas, clock
         #: (source, target) → until when it rests, and the error that was logged last.
         self._resting: dict[tuple[str, str], float] = {}
         self._faults: dict[tuple[str, str], str] = {}
@@ -43,7 +45,7 @@ class Courier:
         if outbox is None:
             return True
         if not outbox.is_loaded:
-            outbox.load(self.client)
+            outbox.load(self.client, self.replicas)
         if outbox.is_full:
             self.deliver(owned, outbox)
         if outbox.is_full:
@@ -73,13 +75,14 @@ class Courier:
         if not entries:
             return
         try:
+            if not self.lasts(outbox):
+                return
+            entries = {target: some for target, some in outbox.waiting().items() if target in entries}
             answers = receive(self.client, self.names, outbox.source, entries)
         except (redis.RedisError, OSError) as error:
             answers = dict.fromkeys(entries, error)
         for target, answer in answers.items():
-            if isinstance(answer, Received):
-                outbox.delivered(target, answer.tail)
-            fault = self.fault(owned, target, answer, entries[target])
+            fault = self.fault(owned, outbox, target, answer, entries[target])
             if fault:
                 self._resting[partition, target] = now + REST_SECONDS
                 if fault != self._faults.get((partition, target)):
@@ -88,23 +91,55 @@ class Courier:
             elif self._faults.pop((partition, target), None):
                 logger.warning("partition %s: what it sends to %s goes on", partition, target, extra=log_fields(partition))
 
-    def fault(self, owned: OwnedPartition, target: str, answer: Received | Exception, entries: list[Entry]) -> str:
-        """Why a target has not taken the entries; "" if it has."""
+    def lasts(self, outbox: Outbox) -> bool:
+        """Whether what the outbox holds may be sent: replicas have it, or do not answer for too long. Raises redis-py's errors."""
+        if self.replicas is None or outbox.lasts:
+            return True
+        server = server_of(self.client, outbox.key)
+        if not self.replicas.may_look(server):
+            return False
+        # Read again: the server may have lost what this worker knows, or another one has taken its place.
+        outbox.load(self.client, self.replicas)
+        return outbox.lasts or self.replicas.gave_up(server)
+
+    def fault(self, owned: OwnedPartition, outbox: Outbox, target: str, answer: Received | Exception, entries: list[Entry]) -> str:
+        """Why a target has not taken the entries; "" if it has, or can go on."""
         if isinstance(answer, Exception):
             return describe(answer)
-        if answer.status == "ok":
-            return ""
         if answer.status == "wrongtype":
+            outbox.delivered(target, answer.tail)
             return f"Redis key {answer.culprit!r} has the wrong type, or this Redis user may not write it. Delete it, or fix the ACL"
+        knows = outbox.knows(target, answer.tail)
+        if answer.status == "ok" and knows:
+            outbox.delivered(target, answer.tail)
+            return ""
+        if answer.status == "gap" and self.goes_back(outbox, target, answer.tail):
+            logger.warning(
+                "partition %s: %s has lost entries that it had applied, probably in a failover; sending them again", owned.partition, target, extra=log_fields(owned.partition)
+            )
+            return ""
         what = "entries between them are missing" if answer.status == "gap" else "that is not an entry that this partition sent"
-        source, key = owned.outbox.source if owned.outbox else "", self.names.received(target)
+        source, key = outbox.source, self.names.received(target)
         return (
             f"the last entry that {target} applied is {answer.tail or 'none'}, the next one is {entries[0].tail} and follows {entries[0].before or 'none'}: "
             f"{what}. One of the two servers has lost data, probably in a failover, so messages between them may be lost or be sent twice. To go on "
             f"with the next entry: HSET {key} {source} '{entries[0].before}' on the server of {target}"
         )
 
+    def goes_back(self, outbox: Outbox, target: str, tail: str) -> bool:
+        """A target has less than it had. Whether the list still has what it lacks."""
+        try:
+            outbox.load(self.client, self.replicas)
+        except (redis.RedisError, OSError):
+            return False
+        outbox.delivered(target, tail)
+        return outbox.goes_on_after(target, tail)
+
     def trim(self, owned: OwnedPartition, outbox: Outbox) -> None:
+        try:
+            keep(self.client, self.names, outbox, self.replicas)
+        except (redis.RedisError, OSError):
+            return  # its server is away; another time
         try:
             outbox.trim(self.client, self.names.meta(owned.partition), owned.lease.token)
         except SERVER_ERRORS:

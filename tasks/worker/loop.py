@@ -70,7 +70,7 @@ class PartitionLoop(threading.Thread):
         self.calls: CallTurns | None = None
         self.timelines = Timelines.of(self.settings, worker)
         #: Sends what commits have for other servers. None: there is one server.
-        self.courier = Courier(self.client, self.names, self.clock.monotonic) if self.names.is_spread else None
+        self.courier = Courier(self.client, self.names, self.store.replicas, self.clock.monotonic) if self.names.is_spread else None
 
     # Called by other threads.
 

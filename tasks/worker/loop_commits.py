@@ -101,7 +101,7 @@ class LoopCommits:
             if kept and owned.state is State.KNOWN:
                 owned.messages = kept
             if loop.courier is not None and owned.outbox is not None:
-                owned.outbox.written()
+                owned.outbox.written(lasts=reply.lasts)
                 loop.courier.deliver(owned, owned.outbox)
             loop.faults.written()
             widen(owned, loop.settings.batch_messages)

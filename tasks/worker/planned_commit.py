@@ -136,6 +136,8 @@ def commit_of(
     """The commit of effects. `taken`: the messages that leave the queue, or the mailbox of the key `mailbox_of`, oldest first. `now`: the
     server's time. `ask`: how many next messages it asks for."""
     commands = commands_of(effects, names, owned.partition, owned.commit_number, now)
+    if owned.outbox is not None:
+        commands = owned.outbox.pack(commands)
     return Commit(
         lease=owned.lease,
         commit_number=owned.commit_number,
@@ -144,8 +146,9 @@ def commit_of(
         taken=len(taken),
         oldest=taken[0] if taken else b"",
         youngest=taken[-1] if taken else b"",
-        commands=commands if owned.outbox is None else owned.outbox.pack(commands),
+        commands=commands,
         ask=ask,
+        sends=owned.outbox is not None and owned.outbox.is_packed,
     )
 
 

@@ -34,7 +34,8 @@ def send(client: redis.Redis, outbox: Outbox) -> dict[str, Received]:
     for target, answer in receive(client, NAMES, outbox.source, outbox.waiting()).items():
         assert isinstance(answer, Received)
         answers[target] = answer
-        outbox.delivered(target, answer.tail)
+        if answer.status in ("ok", "wrongtype"):
+            outbox.delivered(target, answer.tail)
     return answers
 
 
@@ -123,13 +124,18 @@ def test_only_the_owner_removes_what_was_sent_and_only_that(client: redis.Redis,
     waiting = outbox.waiting()
     receive(client, NAMES, "0", {"1": waiting["1"]})
     outbox.delivered("1", waiting["1"][0].tail)
+    outbox.keep_all()
     outbox.trim(client, meta, 6)
     assert client.llen(outbox.key) == 2
     outbox.load(client)
     outbox.delivered("1", waiting["1"][0].tail)
     outbox.trim(client, meta, 7)
+    assert client.llen(outbox.key) == 2  # a failover of the target may lose it
+    outbox.keep_all()
+    outbox.trim(client, meta, 7)
     assert client.llen(outbox.key) == 1
     send(client, outbox)
+    outbox.keep_all()
     outbox.trim(client, meta, 7)
     assert (client.llen(outbox.key), outbox.is_empty) == (0, True)
 
