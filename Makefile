@@ -37,8 +37,8 @@ test: $(WITH_TESTS) ## run all tests on all processors (ARGS="-k name" passes op
 test-fast: $(WITH_TESTS) ## run the tests that need no server and no worker (ARGS as above)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not server and not slow and not benchmark" $(ARGS)
 
-chaos: $(WITH_TESTS) ## inject random faults into a whole group, then check its history (SECONDS=60 SEED=7)
-	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
+chaos: $(WITH_TESTS) ## inject random faults into a whole group, then check its history (SECONDS=60 SEED=7; CLUSTER=3: on a cluster with replicas)
+	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(CLUSTER),--cluster $(CLUSTER))
 
 bench: $(WITH_TESTS) ## run the benchmarks; tables and plots go to .bench/
 	@$(BIN)/python -c 'import gevent' 2>/dev/null || $(PIP) --quiet -e '.[bench]'

@@ -16,11 +16,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 from tests.chaos import evidence
 from tests.chaos.acts import TRIES
+from tests.chaos.cluster import ClusterStage
 from tests.chaos.findings import look
 from tests.chaos.injections import carry_out
 from tests.chaos.limits import used
@@ -38,7 +40,8 @@ class Run:
     """One run on a prepared stage, up to the verdict."""
 
     def __init__(self, stage: Stage, seed: int, seconds: float) -> None:
-        self.stage, self.schedule = stage, make_schedule(seed, seconds)
+        servers = len(stage.cluster.servers) if isinstance(stage, ClusterStage) else 0
+        self.stage, self.schedule = stage, make_schedule(seed, seconds, servers)
         self.seconds = seconds
         self.lines: list[str] = []
         self.found: Found | None = None
@@ -116,14 +119,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long faults are injected (default: 60)")
     parser.add_argument("--seed", type=int, help="decides which faults happen when, and to which process (default: random)")
     parser.add_argument("--broken", choices=[*BREAKS, *BREAKS_OF_OUTPUTS], help="run on an engine that is broken in this way, to see that it is caught")
+    parser.add_argument("--cluster", type=int, default=0, help="the partitions are on a cluster of so many primaries, each with a replica")
     options = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     clear_environment()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the context managers end all processes
 
-    print(f"chaos for {options.seconds:g} s; repeat with: make chaos SECONDS={options.seconds:g} SEED={seed}", flush=True)
+    print(f"chaos for {options.seconds:g} s; repeat with: make chaos SECONDS={options.seconds:g} SEED={seed}{f' CLUSTER={options.cluster}' if options.cluster else ''}", flush=True)
     engine = {"BROKEN_ENGINE": options.broken} if options.broken else {}
-    with tempfile.TemporaryDirectory(prefix="chaos-") as directory, Stage(Path(directory), seed, engine, keeps_all=options.seconds <= LONG_SECONDS) as stage:
+    make_stage = partial(ClusterStage, options.cluster) if options.cluster else Stage
+    with tempfile.TemporaryDirectory(prefix="chaos-") as directory, make_stage(Path(directory), seed, engine, keeps_all=options.seconds <= LONG_SECONDS) as stage:
         run = Run(stage, seed, options.seconds)
         try:
             violations = run.judge()

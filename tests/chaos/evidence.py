@@ -18,7 +18,8 @@ def keep(stage: Stage, lines: Sequence[str], found: Found | None) -> Path:
     """Copy everything to a new folder, and return its path. Call this before the stage is closed, which deletes the server's folder."""
     folder = FOLDER / f"{stage.seed}-{stage.directory.name}"
     shutil.copytree(stage.directory, folder)
-    shutil.copytree(stage.server.directory, folder / "server")
+    for name, files in stage.folders().items():
+        shutil.copytree(files, folder / name)
     (folder / "run.log").write_text("\n".join(lines) + "\n")
     for producer in stage.producers:
         rows = "".join(f"{one}\n" for one in producer.sent)

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import assert_never
 
 import redis
 
+from tests.chaos.cluster import ClusterStage, Done, to_cluster
 from tests.chaos.operator import Operator
 from tests.chaos.schedule import Injection
 from tests.chaos.stage import Stage
 from tests.support.proxy import Proxy
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A description of what was done. `end`: the call that ends it after the injection's seconds, with its description."""
-
-    text: str
-    end: tuple[str, Callable[[], object]] | None = None
 
 
 def carry_out(injection: Injection, stage: Stage) -> Done:
@@ -35,6 +26,9 @@ def carry_out(injection: Injection, stage: Stage) -> Done:
             return _lose(injection, stage.producers_line, stage, "producers' line")
         case "kill server" | "restart server" | "pause server":
             return _to_server(injection, stage)
+        case "kill primary" | "pause primary" | "move slot" | "cut server" | "silence server" | "lose requests to server" | "lose replies of server":
+            assert isinstance(stage, ClusterStage)
+            return to_cluster(injection, stage)
         case "flush scripts":
             return _flush_scripts(stage)
         case "malformed":

@@ -9,6 +9,9 @@ from tests.chaos.application import LIST, PREFIXES, STREAM, stage_of
 from tests.chaos.expiry import REMEMBERED
 from tests.chaos.sends import HEARD, TOLD
 
+#: Packs whose names begin with this were answered, but no replica was known to have them: a failover may have lost them.
+UNKEPT = "unkept"
+
 
 @dataclass(frozen=True, slots=True)
 class SentAct:

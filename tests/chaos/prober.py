@@ -106,7 +106,7 @@ class Prober(Producer):
             status = self.live.status()[self.live.names.queue(partition)]
         except (redis.RedisError, OSError):
             return None
-        return None if status.paused else status.owner
+        return None if status.paused or status.away else status.owner
 
     def is_applied(self, act: Act, way: Way) -> bool:
         state = self.live.group.states.get(TO.get(way, play).computation, act.key)

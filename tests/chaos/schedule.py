@@ -32,8 +32,17 @@ Kind = Literal[
     "forget state",
     "retry parked",
     "resend",
+    "kill primary",
+    "pause primary",
+    "move slot",
+    "cut server",
+    "silence server",
+    "lose requests to server",
+    "lose replies of server",
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+#: Only if the partitions are on a cluster.
+CLUSTER_KINDS: tuple[Kind, ...] = get_args(Kind)[-7:]
+KINDS: tuple[Kind, ...] = get_args(Kind)[:-7]
 
 #: The number of workers at the beginning. They are numbered from 0; a new worker gets the next number.
 WORKERS = 3
@@ -47,7 +56,7 @@ PARTITIONS = 4
 LEASE_SECONDS = 1.0
 
 #: How often each kind occurs in a round of all kinds (default: once). A round takes about `len(deck) × 0.7 s`.
-OFTEN: dict[Kind, int] = {"kill": 2, "freeze": 3, "join": 4, "cut": 2, "lose replies": 3, "malformed": 2, "raising": 2}
+OFTEN: dict[Kind, int] = {"kill": 2, "freeze": 3, "join": 4, "cut": 2, "lose replies": 3, "malformed": 2, "raising": 2, "kill primary": 2, "move slot": 4, "lose replies of server": 2}
 GAP_SECONDS = (0.1, 1.3)
 #: No fault at the very beginning, and none of the server within this time after another one.
 PEACE_SECONDS = 0.5
@@ -59,7 +68,7 @@ class Injection:
 
     at: float
     kind: Kind
-    #: The number of a worker, a line, a producer or a partition; None for the server.
+    #: The number of a worker, a line, a producer, a partition or a server of the cluster; None for the server.
     target: int | None = None
     #: How long it lasts; 0 if it happens at one moment.
     seconds: float = 0.0
@@ -75,20 +84,23 @@ MARKERS = (b"HINCRBY", b"HINCRBY", b"HINCRBY", b"HINCRBY", b"EVALSHA", b":worker
 #: Shortest and longest silence, in leases. A silent owner loses its partitions after 2/3 to 1 lease. Half of the silences
 #: end about then, while the next owner runs the same batch.
 SILENCES = ((0.3, 3.0), (0.7, 1.3))
+#: The same at the servers of a cluster, and what a source sends to a target. A cluster needs two seconds to replace a primary.
+SERVER_MARKERS = (b"HINCRBY", b"HINCRBY", b"EVALSHA", b":received", b":received", b"LRANGE", b"WAIT")
+KILLED_SECONDS, PAUSED_SECONDS = 9.0, 5.0
 #: Every push of a producer contains this.
 PUSH = b"LPUSH"
 
 
-def make_schedule(seed: int, seconds: float) -> tuple[Injection, ...]:
-    """The injections of a run, in order of time. The same arguments give the same schedule."""
-    return tuple(_Schedule(random.Random(f"chaos {seed}"), seconds).injections())
+def make_schedule(seed: int, seconds: float, servers: int = 0) -> tuple[Injection, ...]:
+    """The injections of a run, in order of time. `servers`: of a cluster. The same arguments give the same schedule."""
+    return tuple(_Schedule(random.Random(f"chaos {seed}"), seconds, servers).injections())
 
 
 class _Schedule:
     """Deals kinds from a shuffled deck, so that a short run has nearly all of them. Knows which workers run."""
 
-    def __init__(self, random: random.Random, seconds: float) -> None:
-        self.random, self.seconds = random, seconds
+    def __init__(self, random: random.Random, seconds: float, servers: int) -> None:
+        self.random, self.seconds, self.servers = random, seconds, servers
         self.present = list(range(WORKERS))
         self.next_worker = WORKERS
         self.server_free_at = 0.0
@@ -98,10 +110,10 @@ class _Schedule:
         at = PEACE_SECONDS
         while True:
             if not self.deck:
-                self.deck = [kind for kind in KINDS for _ in range(OFTEN.get(kind, 1))]
+                self.deck = [kind for kind in (*KINDS, *(CLUSTER_KINDS if self.servers else ())) for _ in range(OFTEN.get(kind, 1))]
                 self.random.shuffle(self.deck)
             kind = self.deck.pop()
-            if kind in ("kill server", "restart server", "pause server"):
+            if kind in ("kill server", "restart server", "pause server", "kill primary", "pause primary", "silence server", "move slot"):
                 at = max(at, self.server_free_at)
             if at >= self.seconds:
                 return
@@ -137,6 +149,16 @@ class _Schedule:
                 seconds = round(self.random.uniform(0.0, 3.0), 2)
                 self.server_free_at = at + seconds + PEACE_SECONDS
                 return Injection(at, kind, seconds=seconds)
+            case "kill primary" | "pause primary" | "silence server":
+                seconds = self.silence() if kind == "silence server" else round(self.random.uniform(0.0, KILLED_SECONDS if kind == "kill primary" else PAUSED_SECONDS), 2)
+                self.server_free_at = at + seconds + PEACE_SECONDS
+                return Injection(at, kind, self.random.randrange(self.servers), seconds=seconds)
+            case "move slot":
+                return Injection(at, kind, self.random.randrange(PARTITIONS))
+            case "cut server":
+                return Injection(at, kind, self.random.randrange(self.servers))
+            case "lose requests to server" | "lose replies of server":
+                return Injection(at, kind, self.random.randrange(self.servers), times=self.random.randint(1, 4), marker=choose(SERVER_MARKERS))
             case "flush scripts" | "retry parked":
                 return Injection(at, kind)
             case "pause partition":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.chaos import application, recorder
 from tests.chaos.acts import EXIT_CODE
@@ -88,17 +88,18 @@ class Stage:
                 RedisServer(appendonly=True, appendfsync="always", config={"auto-aof-rewrite-percentage": "0" if self.keeps_all else "100"})
             )
             self.lines = [enter(Proxy(self.server.host, self.server.port)) for _ in range(LINES)]
+            self.env = {**ENV, **self.start_cluster(enter)}
             self.producers_line = enter(Proxy(self.server.host, self.server.port))
             #: The test's own direct connection.
-            self.live = enter(LiveGroup(self.server.url(), self.directory, **ENV, **self.engine))
-            self.operator = Operator(enter(LiveGroup(self.server.url(), self.directory, **{**ENV, **IMPATIENT})))
+            self.live = enter(LiveGroup(self.server.url(), self.directory, **self.env, **self.engine))
+            self.operator = Operator(enter(LiveGroup(self.server.url(), self.directory, **{**self.env, **IMPATIENT})))
             self.producers = []
             for number in range(PRODUCERS):
-                live = enter(LiveGroup(self.producers_line.url(), self.directory, **ENV))
+                live = enter(LiveGroup(self.producers_line.url(), self.directory, **self.env))
                 live.group.check()
                 self.producers.append(Producer(number, self.seed, live))
             #: A direct connection: a message waits for workers, not for the producers' line.
-            self.prober = Prober(self.seed, enter(LiveGroup(self.server.url(), self.directory, **{**ENV, **IMPATIENT})))
+            self.prober = Prober(self.seed, enter(LiveGroup(self.server.url(), self.directory, **{**self.env, **IMPATIENT})))
             for number in range(WORKERS):
                 self.start_worker(number)
             for worker in self.workers.values():
@@ -117,6 +118,14 @@ class Stage:
                     producer.end()
         finally:
             self._stack.close()
+
+    def start_cluster(self, enter: Callable[[Any], Any]) -> Mapping[str, object]:
+        """Start the partitions' own servers, if there are any. Returns more settings."""
+        return {}
+
+    def folders(self) -> Mapping[str, Path]:
+        """The servers' files."""
+        return {"server": self.server.directory}
 
     def start_worker(self, number: int) -> WorkerProcess:
         self.workers[number] = self.live.start_worker(

@@ -29,8 +29,9 @@ from tests.chaos.batches import play_async_batches, play_batches
 from tests.chaos.calls import play_async, play_in_threads
 from tests.chaos.expiry import live
 from tests.chaos.junk import JUNK
-from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote, in_doubt
+from tests.chaos.ledger import UNKEPT, Sent, SentAct, SentJunk, SentNote, in_doubt
 from tests.chaos.limits import play_shared, play_slowly
+from tests.chaos.replication import Replication
 from tests.chaos.timers import plan
 from tests.fundamentals.live import LiveGroup
 from tests.model.build import raw_message
@@ -86,7 +87,7 @@ class Producer(threading.Thread):
 
     def __init__(self, number: int, seed: int, live: LiveGroup) -> None:
         super().__init__(name=f"producer-{number}", daemon=True)
-        self.number, self.live = number, live
+        self.number, self.live, self.replication = number, live, Replication(live)
         self.random = random.Random(f"producer {seed} {number}")
         #: Everything it sent, in order. Other threads read it when this one has ended.
         self.sent: list[Sent] = []
@@ -215,7 +216,9 @@ class Producer(threading.Thread):
     def send_in_bulk(self, acts: Sequence[Act]) -> list[Act]:
         """Call `send_many`. Returns the messages that may or may not be in; per partition all of them are in or none."""
         sent = [sent_act(act) for act in acts]
+        partitions = {str(partition_of(act.key, self.live.settings.partitions)) for act in acts}
         try:
+            before = self.replication.mark(partitions)
             self.live.send(play, acts)
         except SendInterrupted as error:
             self.unanswered += 1
@@ -228,8 +231,13 @@ class Producer(threading.Thread):
             return list(error.unknown)
         except (redis.RedisError, OSError):  # before anything was sent: it first reads N
             return []
-        self.sent += sent
-        return []
+        unkept = {partition for partition in partitions if not self.replication.has(partition, before)}
+        doubtful = []
+        for act, one in zip(acts, sent, strict=True):
+            partition = str(partition_of(act.key, self.live.settings.partitions))
+            self.sent.append(in_doubt(one, f"{UNKEPT} bulk {acts[0].number}/{partition}") if partition in unkept else one)
+            doubtful += [act] if partition in unkept else []
+        return doubtful
 
     def push_acts(self, way: Way, acts: Sequence[Act]) -> list[Act]:
         partition = "0" if way == "astray" else INGRESS
@@ -277,9 +285,15 @@ class Producer(threading.Thread):
 
     def push(self, partition: str, raws: Sequence[bytes], sent: Sequence[Sent]) -> bool:
         """Push with one LPUSH, and record it in the ledger. Returns False if it is unknown whether all messages are in or none."""
-        is_in = self.is_pushed(partition, raws)
+        try:
+            before = self.replication.mark([partition])
+        except (redis.RedisError, OSError):
+            return True  # nothing was sent
+        is_in, unkept = self.is_pushed(partition, raws), ""
+        if is_in and not self.replication.has(partition, before):
+            is_in, unkept = None, f"{UNKEPT} "
         if is_in is None:
-            pack = f"push {next(_numbers)}"
+            pack = f"{unkept}push {next(_numbers)}"
             self.sent += [in_doubt(one, pack) for one in sent]
         elif is_in:
             self.sent += sent

@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from celery_partitions.testing.cluster import join_cluster
+from tests.support.proxy import Proxy
 from tests.support.server import RedisServer, free_port
 
 SLOTS = 16384
@@ -19,16 +20,22 @@ SLOTS = 16384
 class RedisCluster:
     """`primaries` servers, and for each as many `replicas`. As a context manager it runs inside the block."""
 
-    def __init__(self, primaries: int = 3, replicas: int = 0, **config: str) -> None:
+    def __init__(self, primaries: int = 3, replicas: int = 0, *, has_lines: bool = False, **config: str) -> None:
         options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", "cluster-require-full-coverage": "no", **config}
         # The bus's default port, 10,000 higher, may be in use.
         self.servers = [RedisServer(config={**options, "cluster-port": str(free_port())}) for _ in range(primaries * (1 + replicas))]
+        #: `has_lines`: all but the test itself reach a server through its line. Empty: directly.
+        self.lines = [Proxy(server.host, server.port) for server in self.servers] if has_lines else []
+        for server, line in zip(self.servers, self.lines, strict=False):
+            server.config["cluster-announce-port"] = str(line.port)
         self.primaries = self.servers[:primaries]
         self.replicas = self.servers[primaries:]
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         try:
+            for line in self.lines:
+                self._stack.enter_context(line)
             for server in self.servers:
                 self._stack.enter_context(server)
             self._join()
@@ -42,7 +49,7 @@ class RedisCluster:
 
     def url(self) -> str:
         """The cluster as a `PARTITIONS_URL`, with one of its nodes."""
-        return f"redis+cluster://{self.servers[0].host}:{self.servers[0].port}"
+        return f"redis+cluster://{self.servers[0].host}:{(self.lines or self.servers)[0].port}"
 
     def client(self) -> redis.RedisCluster:
         """redis-py's own client, as a user would have one."""
@@ -55,6 +62,15 @@ class RedisCluster:
 
     def id_of(self, server: RedisServer) -> str:
         return str(self.ask(server, "CLUSTER", "MYID").decode())
+
+    def migrate_slot(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Move a slot: at once if the servers can (Valkey 9), else key by key."""
+        try:
+            self.ask(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.id_of(target))
+        except redis.ResponseError as error:
+            if "unknown subcommand" not in str(error):
+                raise
+            self.move_slot(slot, source, target)
 
     def move_slot(self, slot: int, source: RedisServer, target: RedisServer) -> None:
         """Move a slot with its keys, key by key, as redis-cli does."""

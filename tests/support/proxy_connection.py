@@ -16,6 +16,8 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 CHUNK_BYTES = 256 * 1024
 
+#: After these requests the connection carries no more requests and replies: a replica's link, and the import of a slot.
+STREAMS = (b"PSYNC", b"SYNCSLOTS")
 #: Replies to requests that have not been executed (yet).
 NOT_DONE = (b"-NOSCRIPT", b"+QUEUED")
 #: The first byte of a RESP3 push message, which does not answer a request.
@@ -109,6 +111,7 @@ class Connection:
         self._to_server = Line(traffic, to_server)
         #: For each request that the server has not answered, the fault that loses its reply.
         self._unanswered: deque[Fault | None] = deque()
+        self._is_stream = False
 
     async def run(self) -> None:
         """Forward until both ends are closed."""
@@ -130,6 +133,10 @@ class Connection:
     async def _forward_requests(self) -> None:
         frames = Frames()
         while data := await _read(self._from_client):
+            self._is_stream = self._is_stream or any(word in data[:200] for word in STREAMS)
+            if self._is_stream:
+                self._to_server.put(frames.rest() + data)
+                continue
             forwarded: list[bytes] = []
             for request in frames.feed(data):
                 if fault := self._traffic.fault_for(request, "request"):
@@ -145,6 +152,9 @@ class Connection:
     async def _forward_replies(self) -> None:
         frames = Frames()
         while data := await _read(self._from_server):
+            if self._is_stream:
+                self._to_client.put(frames.rest() + data)
+                continue
             forwarded: list[bytes] = []
             for reply in frames.feed(data):
                 if fault := self._fault_of(reply):

@@ -35,6 +35,12 @@ class Frames:
                 del self._buffer[: self._position]
                 self._position, self._missing = 0, 1
 
+    def rest(self) -> bytes:
+        """What belongs to no whole frame yet. The stream goes on without frames."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
+
     def _read_element(self) -> bool:
         """Skip the next header and its bytes. False if they have not arrived completely."""
         header_end = self._buffer.find(LINE_END, self._position)
