@@ -191,15 +191,11 @@ class Outbox:
             mail.begin()  # the input can't be read again, so nobody could go on with a list
         elif not mail.is_loaded:
             mail.load(client)
-        rewound: set[tuple[str, str]] = set()
         while entries := mail.waiting():
             for target, answer in store_outbox.receive(client, names, mail.source, entries).items():
                 if isinstance(answer, Exception):
                     raise answer
-                if answer.status == "gap" and self.place.token is not None and (target, answer.tail) not in rewound:
-                    rewound.add((target, answer.tail))  # the target has lost what it had: the list may still have it
-                    mail.load(client)
-                    mail.delivered(target, answer.tail)
+                if answer.status == "gap" and self.place.token is not None and mail.catch_up(client, self.replicas, target, answer.tail):
                     break
                 if answer.status != "ok" or not mail.knows(target, answer.tail):
                     raise redis.ResponseError(f"{target} does not take what source {self.source!r} sends: {answer.status} {answer.culprit}, after {answer.tail or 'none'}")

@@ -213,9 +213,13 @@ class Outbox:
             return False
         return all(entry.tail == tail for _, entry in self._waiting.get(target, ()) if number_of(entry.tail) == number)
 
-    def goes_on_after(self, target: str, tail: str) -> bool:
-        """Whether the first entry that waits for a target follows this tail."""
-        return any(entry.before == tail for _, entry in islice(self._waiting.get(target, ()), 1))
+    def catch_up(self, client: redis.Redis, replicas: Replicas | None, target: str, tail: str) -> bool:
+        """Read the outbox again, because a target has another tail than expected: it has lost entries that are still in the list, or another
+        worker has sent more. Whether what waits now follows that tail. Raises redis-py's errors."""
+        self.load(client, replicas)
+        self.delivered(target, tail)
+        first = next(iter(self._waiting.get(target, ())), None)
+        return (self._tails.get(target, "") if first is None else first[1].before) == tail
 
     def to_keep(self) -> list[str]:
         """Targets that have entries which their replicas may not have."""

@@ -86,7 +86,9 @@ class Courier:
             if fault:
                 self._resting[partition, target] = now + REST_SECONDS
                 if fault != self._faults.get((partition, target)):
-                    logger.error("partition %s: what it sends to %s waits: %s; retrying until it works", partition, target, escape(fault), extra=log_fields(partition))
+                    level = logging.WARNING if isinstance(answer, SERVER_ERRORS) else logging.ERROR
+                    text = "partition %s: what it sends to %s waits: %s; retrying until it works"
+                    logger.log(level, text, partition, target, escape(fault), extra=log_fields(partition))
                 self._faults[partition, target] = fault
             elif self._faults.pop((partition, target), None):
                 logger.warning("partition %s: what it sends to %s goes on", partition, target, extra=log_fields(partition))
@@ -109,15 +111,16 @@ class Courier:
         if answer.status == "wrongtype":
             outbox.delivered(target, answer.tail)
             return f"Redis key {answer.culprit!r} has the wrong type, or this Redis user may not write it. Delete it, or fix the ACL"
-        knows = outbox.knows(target, answer.tail)
-        if answer.status == "ok" and knows:
+        if answer.status == "ok" and outbox.knows(target, answer.tail):
             outbox.delivered(target, answer.tail)
             return ""
-        if answer.status == "gap" and self.goes_back(outbox, target, answer.tail):
-            logger.warning(
-                "partition %s: %s has lost entries that it had applied, probably in a failover; sending them again", owned.partition, target, extra=log_fields(owned.partition)
-            )
-            return ""
+        try:
+            if outbox.catch_up(self.client, self.replicas, target, answer.tail):
+                if answer.status == "gap":
+                    logger.warning("partition %s: %s has lost entries that it had applied; sending them again", owned.partition, target, extra=log_fields(owned.partition))
+                return ""
+        except (redis.RedisError, OSError) as error:
+            return describe(error)
         what = "entries between them are missing" if answer.status == "gap" else "that is not an entry that this partition sent"
         source, key = outbox.source, self.names.received(target)
         return (
@@ -125,15 +128,6 @@ class Courier:
             f"{what}. One of the two servers has lost data, probably in a failover, so messages between them may be lost or be sent twice. To go on "
             f"with the next entry: HSET {key} {source} '{entries[0].before}' on the server of {target}"
         )
-
-    def goes_back(self, outbox: Outbox, target: str, tail: str) -> bool:
-        """A target has less than it had. Whether the list still has what it lacks."""
-        try:
-            outbox.load(self.client, self.replicas)
-        except (redis.RedisError, OSError):
-            return False
-        outbox.delivered(target, tail)
-        return outbox.goes_on_after(target, tail)
 
     def trim(self, owned: OwnedPartition, outbox: Outbox) -> None:
         try:

@@ -11,6 +11,7 @@ import redis
 from celery_partitions.model.errors import describe
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.peer import NotDelivered
+from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.commits import CommitTooLarge
 from celery_partitions.store.leases import Share
 from celery_partitions.worker.batch import Batch
@@ -57,7 +58,8 @@ class Recovery:
             owned.fault = str(error)
             known = isinstance(error, redis.RedisError | NotDelivered)
             text = "partition %s: %s; retrying until it works"
-            logger.error(text, owned.partition, error, exc_info=not known, extra=log_fields(owned.partition))
+            level = logging.WARNING if isinstance(error, SERVER_ERRORS) else logging.ERROR
+            logger.log(level, text, owned.partition, error, exc_info=not known, extra=log_fields(owned.partition))
 
     def of_key(self, owned: OwnedPartition, culprit: str) -> None:
         """After a commit that was refused because of one Redis key: reload the partition a little later."""

@@ -40,7 +40,7 @@ class Tokens:
         try:
             return [*take_tokens(self.client, requests)]
         except SERVER_ERRORS as error:  # nothing has failed: the calls wait
-            logger.warning("a rate limit can't be read: %s; its calls wait", error, extra=log_fields(""))
+            logger.warning("a rate limit can't be read: %s; its calls wait", error, extra=log_fields(None))
             return [None] * len(requests)
 
     def take(self, partition: str, call: Call) -> None:

@@ -17,7 +17,9 @@ from itertools import count
 from typing import Any
 
 from celery_partitions.store.scripts import script
+from celery_partitions.worker import courier
 from celery_partitions.worker.batch_reader import BatchReader
+from celery_partitions.worker.courier import Courier
 from celery_partitions.worker.holdings import Holdings
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.loop_commits import LoopCommits
@@ -119,6 +121,16 @@ def keep_states_over_leases() -> None:
     OwnedPartition.is_where_it_was = lambda self, reply: True  # type: ignore[method-assign]
 
 
+def ignore_replicas(what: str) -> None:
+    """What goes to another server is sent before a replica has it, or removed from the outbox before a replica of its target has it."""
+    if what == "source":
+        Courier.lasts = lambda self, outbox: True  # type: ignore[method-assign]
+    else:
+        courier.keep = lambda client, names, outbox, replicas: outbox.keep_all()  # type: ignore[assignment]
+
+
+if os.environ.get("IGNORE_REPLICAS_OF"):
+    ignore_replicas(os.environ["IGNORE_REPLICAS_OF"])
 if os.environ.get("KEEP_STATES"):
     keep_states_over_leases()
 if _name := os.environ.get("BROKEN_ENGINE"):

@@ -92,6 +92,51 @@ def test_a_source_that_lost_data_is_noticed(client: redis.Redis, outbox: Outbox)
     assert in_order(client, QUEUE) == [b"1", b"lost"]
 
 
+def test_a_source_that_lost_more_than_it_has_written_since_is_noticed(client: redis.Redis, outbox: Outbox) -> None:
+    """The target takes what comes for a repetition of what it has."""
+    commit(client, outbox, ["LPUSH", QUEUE, "1"])
+    before = client.dump(outbox.tails_key)
+    for _ in range(2):
+        commit(client, outbox, ["LPUSH", QUEUE, "lost"])
+    send(client, outbox)
+    client.delete(outbox.key)
+    client.restore(outbox.tails_key, 0, before, replace=True)  # type: ignore[arg-type]
+    outbox.load(client)
+    commit(client, outbox, ["LPUSH", QUEUE, "another"])
+    answer = receive(client, NAMES, outbox.source, outbox.waiting())["1"]
+    assert isinstance(answer, Received) and answer.status == "ok"
+    assert not outbox.knows("1", answer.tail)
+    assert not outbox.catch_up(client, None, "1", answer.tail)
+    assert in_order(client, QUEUE) == [b"1", b"lost", b"lost"]
+
+
+def test_a_worker_that_was_replaced_is_no_source_that_lost_data(client: redis.Redis, outbox: Outbox) -> None:
+    commit(client, outbox, ["LPUSH", QUEUE, "1"])
+    after = Outbox.of_partition(NAMES, "0")
+    after.load(client)
+    commit(client, after, ["LPUSH", QUEUE, "2"])
+    send(client, after)
+    answer = receive(client, NAMES, outbox.source, outbox.waiting())["1"]
+    assert isinstance(answer, Received) and not outbox.knows("1", answer.tail)
+    assert outbox.catch_up(client, None, "1", answer.tail)
+    assert outbox.waiting() == {}
+
+
+def test_what_a_target_lost_is_sent_again_if_it_is_still_listed(client: redis.Redis, outbox: Outbox) -> None:
+    for number in range(3):
+        commit(client, outbox, ["LPUSH", QUEUE, number])
+    first = outbox.waiting()["1"][0]
+    send(client, outbox)
+    client.hset(NAMES.received("1"), "0", first.tail)  # as after a failover to a replica with the first entry only
+    client.ltrim(QUEUE, -1, -1)
+    commit(client, outbox, ["LPUSH", QUEUE, 3])
+    answer = send(client, outbox)["1"]
+    assert answer == Received("gap", first.tail, "")
+    assert outbox.catch_up(client, None, "1", answer.tail)
+    send(client, outbox)
+    assert in_order(client, QUEUE) == [b"0", b"1", b"2", b"3"]
+
+
 def test_a_target_that_lost_data_is_noticed(client: redis.Redis, outbox: Outbox) -> None:
     commit(client, outbox, ["LPUSH", QUEUE, "1"])
     send(client, outbox)

@@ -7,9 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from celery_partitions.model.policy import PolicyChange
+from celery_partitions.store.client import connect
 from celery_partitions.store.leases import balance
+from celery_partitions.store.tokens import TokenRequest
+from celery_partitions.worker.tokens import Tokens
+from celery_partitions_config.settings import Settings
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.limited import Request, per_key, recorder
+from tests.support.environment import NO_SERVER_URL
 from tests.worker.by_hand import LoopByHand, loop_by_hand
 
 
@@ -33,6 +38,13 @@ def change(live: LiveGroup, loop: LoopByHand, rate: str) -> None:
     live.group.policies.change(per_key.name, PolicyChange(rate_limit=rate), by="a test")
     loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=1))
     loop.holdings.take_up_share()
+
+
+def test_calls_wait_while_the_limit_cannot_be_read(live: LiveGroup, caplog: pytest.LogCaptureFixture) -> None:
+    unreachable = connect(Settings(redis_url=NO_SERVER_URL))
+    request = TokenRequest(live.names.shared_rates("a computation"), "all", 1000.0, 1, False)
+    assert Tokens(unreachable, live.names, lambda _: None).take_many([request]) == [None]
+    assert "its calls wait" in caplog.text
 
 
 def test_a_limit_is_changed_while_keys_wait(live: LiveGroup, loop: LoopByHand, caplog: pytest.LogCaptureFixture) -> None:
