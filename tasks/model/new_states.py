@@ -17,6 +17,8 @@ class NewStates:
 
     def __init__(self, out: Outcome, rules: StepRules, caller: Caller, replay: Replay, failures: Failures, alarms: list[Alarm]) -> None:
         self.out, self.rules, self.caller, self.replay, self.failures, self.alarms = out, rules, caller, replay, failures, alarms
+        #: The keys that messages used, of each stage with `ttl=` whose keys were due. Thousands may expire in one step.
+        self._used: dict[Computation, set[str]] = {}
 
     def pickle(self) -> Calls[None]:
         """Put the bytes of every changed state into the outcome, and the versions of states."""
@@ -44,18 +46,26 @@ class NewStates:
 
     def is_kept(self, stage: Computation, key: str, slot: Slot) -> bool:
         """For a stage with `ttl=`: whether the key's record is kept. Moves its expiry if a message used the key."""
-        if (stage.name, key) in self.caller.checked:
-            expiry = stage.handlers[EXPIRY]
-            if not any(work.key == key and work.computation is not expiry and stage in work.computation.stateful for work in self.out.done):
-                return EXPIRY in (slot.timers or NO_TIMERS)
+        if (stage.name, key) in self.caller.checked and key not in self.used(stage):
+            return EXPIRY in (slot.timers or NO_TIMERS)
         alarm = touch(stage, key, slot, self.rules.now)
         if alarm is not None:
             self.alarms.append(alarm)
         return True
 
+    def used(self, stage: Computation) -> set[str]:
+        """The keys of a stage that messages used, other than by their expiry."""
+        found = self._used.get(stage)
+        if found is None:
+            expiry = stage.handlers[EXPIRY]
+            found = {work.key for work in self.out.done if work.computation is not expiry and stage in work.computation.stateful}
+            self._used[stage] = found
+        return found
+
     def roll_back(self, spoiled: Computation, key: str) -> Calls[None]:
         """A key's state can't be pickled. Fail the message that made it so, and pickle the key's restored states."""
         scope = spoiled.scope
+        self._used.clear()
         last = next(work for work in reversed(self.out.done) if work.key == key and work.computation.scope == scope)
         before = self.replay.slots_of(scope, key)
         try:
