@@ -12,7 +12,7 @@ from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, assert_never, cast
 
 from celery_partitions.model.caller import Call, Caller, Calling, Calls
-from celery_partitions.model.computation import Computation, StageNode
+from celery_partitions.model.computation import Computation, ContextOf, StageNode
 from celery_partitions.model.effects import Alarm
 from celery_partitions.model.errors import TimeLimitExceeded
 from celery_partitions.model.fairness import CHECK_SECONDS, LOOK_SECONDS
@@ -39,6 +39,7 @@ from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import Replay
 from celery_partitions.model.step_failures import Failures
 from celery_partitions.model.step_rules import StepRules
+from celery_partitions.model.timers import OpenTimers
 from celery_partitions.model.values import TIMER
 
 
@@ -124,9 +125,11 @@ class BatchStep:
         current: Computation | None = None
         table: Mapping[str, Slot | Unreadable] = {}
         touched: dict[str, Slot] = {}
+        opens_timers: OpenTimers | None = None
         only_stage: StageNode | None = None
         is_direct = False
-        inline, gathered = self.rules.inline, self.gathering.pending
+        inline, gathered, sent = self.rules.inline, self.gathering.pending, self.outbox.sent
+        partition, resources = self.rules.partition, self.rules.resources
         #: Whether messages have rate limits, so that a rollback must not call those before again.
         limited = False
         now = clock()
@@ -178,6 +181,7 @@ class BatchStep:
                 limited = not computation.plain_call and computation.has_rate_limit
                 if computation.plain_call:
                     touched = self.touched.setdefault(computation, {})
+                    opens_timers = self.caller.timers(computation) if computation.takes_context else None
                 else:
                     is_direct, only_stage = self.caller.is_direct(computation), self.caller.only_stage(computation)
             try:
@@ -189,14 +193,23 @@ class BatchStep:
                         waiting = self.boxes.parked
                         continue
                     touched[key] = slot
-                    if inline:
+                    if opens_timers is not None:
+                        attempt = self.boxes.attempt if careful else 1
+                        context = ContextOf(key, item.envelope.headers.id, partition, item.raw, attempt, resources, opens_timers)  # type: ignore[arg-type]
+                        if inline:
+                            value = computation.function(item.message, slot.state, context)
+                        else:
+                            value = yield Call(computation, item, [item.message, slot.state, context])
+                    elif inline:
                         value = computation.function(item.message, slot.state)
                     else:
                         value = yield Call(computation, item, [item.message, slot.state])
-                    if type(item) is ReplyRequest:
-                        self.answer(item, value)
+                    if sent or type(item) is ReplyRequest:
+                        self.replay.share += self.outbox.share_of(item)
+                        if type(item) is ReplyRequest:
+                            self.answer(item, value)
                         if self.replay.share >= 1:
-                            until = end = now - 1
+                            until = end = now - 1  # end the step: the commit is large enough
                 elif computation.flush is not None:
                     if careful:
                         yield from self.gathering.of_mailbox(taken - 1, end)
@@ -222,7 +235,7 @@ class BatchStep:
                     else:
                         yield from self.replay.call(item, item, self.boxes.attempt)
                     if self.replay.share >= 1:
-                        until = end = now - 1  # end the step: the commit is large enough
+                        until = end = now - 1
                 if careful or limited:
                     self.replay.checkpoint(item)
                     self.caller.waited = False

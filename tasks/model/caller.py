@@ -6,7 +6,7 @@ given to the next stage, immediately. If the computation changes the object late
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar, cast
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from celery_partitions.model.computation import (
     Computation,
     Context,
+    ContextOf,
     HopNode,
     Node,
     SinkNode,
@@ -29,7 +30,7 @@ from celery_partitions.model.outbox import Outbox
 from celery_partitions.model.outcome import Pickling, Slot, States
 from celery_partitions.model.restricted_pickle import copied
 from celery_partitions.model.sinks import QueueSink
-from celery_partitions.model.timers import EXPIRY, NO_TIMERS, Timers, fire
+from celery_partitions.model.timers import EXPIRY, NO_TIMERS, OpenTimers, fire
 from celery_partitions.model.values import ANY_VALUE, TIMER, dump_value
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Caller:
         #: Computation and key of each record whose expiry was due in this step.
         self.checked: set[tuple[str, str]] = set()
         #: `Context.opens_timers` of each computation.
-        self._timers: dict[Computation, Callable[[str], Timers]] = {}
+        self._timers: dict[Computation, OpenTimers] = {}
 
     def call(self, item: Work, attempt: int) -> Calls[list[Emission] | None]:
         """Call what the message is for. Returns its outputs; None if it is not for a pipeline. Raises what user code raises."""
@@ -183,22 +184,15 @@ class Caller:
 
     def context(self, computation: Computation, item: Work, attempt: int) -> Context:
         owner = computation if computation.owner is None else computation.owner
-        opens_timers = self._timers.get(owner)
-        if opens_timers is None and owner.state is not None:
-            opens_timers = self._timers[owner] = self.opener(owner)
-        return context_of(item, self.calling.partition, attempt, self.calling.resources, opens_timers)
+        opens_timers = None if owner.state is None else self.timers(owner)
+        return ContextOf(item.key, item.envelope.headers.id, self.calling.partition, item.raw, attempt, self.calling.resources, opens_timers)  # type: ignore[arg-type]
 
-    def opener(self, computation: Computation) -> Callable[[str], Timers]:
+    def timers(self, computation: Computation) -> OpenTimers:
         """`Context.opens_timers`. It keeps those of this step, because most keys of a batch have several messages."""
-        slots, opened = self.states[computation.name], dict[str, Timers]()
-
-        def timers(key: str) -> Timers:
-            slot, found = slots[key], opened.get(key)
-            if found is None or found.slot is not slot:
-                found = opened[key] = Timers(computation, key, cast(Slot, slot), self.outbox, self.calling.now)
-            return found
-
-        return timers
+        opened = self._timers.get(computation)
+        if opened is None:
+            opened = self._timers[computation] = OpenTimers(computation, self.states[computation.name], self.outbox, self.calling.now)
+        return opened
 
     def state(self, computation: Computation, key: str) -> Any:
         """The key's state object. Marks it as touched."""
@@ -211,15 +205,6 @@ class Caller:
             touched = self.touched[computation] = {}
         touched[key] = slot
         return cast(Slot, slot)
-
-
-def context_of(
-    item: Work, partition: int, attempt: int, resources: Mapping[str, Any], opens_timers: Callable[[str], Timers] | None = None
-) -> Context:
-    """What a computation gets as its context."""
-    sent_at = details_of(item.raw).sent_at
-    sent_at = sent_at if isinstance(sent_at, int | float) else None
-    return Context(item.key, item.envelope.headers.id, partition, sent_at, attempt, resources, opens_timers)
 
 
 class _Run:

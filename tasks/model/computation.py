@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import msgspec
 
 from celery_partitions.model.errors import KeyExtractionError, describe
 from celery_partitions.model.executors import Executor
 from celery_partitions.model.flushing import Flush
 from celery_partitions.model.keys import SHORT_KEY, normalize_key
 from celery_partitions.model.message_codec import MessageCodec
+from celery_partitions.model.messages import sent_at_of
 from celery_partitions.model.names_given import check_name
 from celery_partitions.model.outbox import sent_now
 from celery_partitions.model.policy import Exhausted, Holds, RetryPolicy
@@ -26,8 +29,7 @@ if TYPE_CHECKING:
 EXPIRY_TASK = "expiry"
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """Facts about the message that a computation is processing. Passed if the function has one more parameter."""
 
     key: str
@@ -38,11 +40,11 @@ class Context:
     #: 1 for the first try, 2 for the first retry, and so on.
     attempt: int
     #: What the app's `lifespan` yielded in this worker process, such as a client with its connections. Empty without a lifespan.
-    resources: Mapping[str, Any] = field(default_factory=dict)
-    #: For `timers`.
-    opens_timers: Callable[[str], Timers] | None = field(default=None, repr=False, compare=False)
+    resources: Mapping[str, Any] = {}
+    #: For `timers`: those of each key.
+    opens_timers: Mapping[str, Timers] | None = None
     #: For `message_ids`.
-    other_ids: tuple[str, ...] = field(default=(), repr=False)
+    other_ids: tuple[str, ...] = ()
 
     @property
     def message_ids(self) -> tuple[str, ...]:
@@ -62,7 +64,24 @@ class Context:
         """The timers of the key. Raises `RuntimeError` in a computation without a state, and outside workers and the test kit."""
         if self.opens_timers is None:
             raise RuntimeError("there are no timers here: they belong to the key of a state_computation that a worker or the test kit's harness runs")
-        return self.opens_timers(self.key)
+        return self.opens_timers[self.key]
+
+    def __repr__(self) -> str:
+        return f"Context(key={self.key!r}, message_id={self.message_id!r}, partition={self.partition}, sent_at={self.sent_at}, attempt={self.attempt})"
+
+
+#: Reads a field of `ContextOf` that its property hides.
+_raw_of = cast(Any, Context.__dict__["sent_at"]).__get__
+
+
+class ContextOf(Context, frozen=True):
+    """The context of a message. `sent_at` is given as the raw message, and read only when a computation asks for it: that would take most of
+    the time of making a context."""
+
+    @property  # type: ignore[misc]
+    def sent_at(self) -> float | None:
+        raw = _raw_of(self)
+        return sent_at_of(raw) if type(raw) is bytes else raw
 
 
 class Windows(Protocol):
@@ -125,7 +144,7 @@ class Computation:
     #: None for a computation without state.
     state: StateClass[Any] | None
     takes_context: bool
-    #: Whether a call is exactly `function(message, state)`. Computed here for the step's inner loop.
+    #: Whether a call is exactly `function(message, state)`, or that with a context. Computed here for the step's inner loop.
     plain_call: bool
     #: None: the settings' policy. A word: the settings' retries, and this when none are left.
     on_error: RetryPolicy | Exhausted | None = None

@@ -98,7 +98,7 @@ def declare(
         codec=_codec(function, parameters[0], is_stage=key is None, is_batch=flush is not None),
         state=None if state is None else StateClass(state),
         takes_context=takes_context,
-        plain_call=state is not None and not takes_context and where == "loop" and not any((key is None, time_limit, limit, flush)),
+        plain_call=state is not None and where == "loop" and not any((key is None, time_limit, limit, flush)),
         on_error=_looked_over(name, on_error),
         holds=holds,
         replies=reply,

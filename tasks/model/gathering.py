@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from celery_partitions.model.caller import Call, Calls
 from celery_partitions.model.errors import ReplyError, TimeLimitExceeded
 from celery_partitions.model.halving import NOT_HALVED, Halving
@@ -132,7 +134,7 @@ class Gathering:
         computation = first.computation
         arguments = caller.arguments(computation, first, [work.message for work in works], self.step.boxes.attempt)
         if computation.takes_context:
-            arguments[-1] = replace(arguments[-1], other_ids=tuple(work.envelope.headers.id for work in works[1:]))
+            arguments[-1] = structs.replace(arguments[-1], other_ids=tuple(work.envelope.headers.id for work in works[1:]))
         if caller.is_inline(computation):
             return computation.function(*arguments)
         return (yield Call(computation, first, arguments, caller.waited))

@@ -126,6 +126,12 @@ def details_of(raw: bytes) -> Details:
         return Details()
 
 
+def sent_at_of(raw: bytes) -> float | None:
+    """When a message was sent, in seconds since the epoch. None if it does not say."""
+    sent_at = details_of(raw).sent_at
+    return sent_at if isinstance(sent_at, int | float) else None
+
+
 def moment_or_none(value: object) -> float | None:
     """The header `sent_at` in seconds since the epoch. None if it is not a number."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from celery_partitions.model.caller import Call, context_of
+from celery_partitions.model.caller import Call
+from celery_partitions.model.computation import ContextOf
 from celery_partitions.model.items import Item, Work
 from celery_partitions.model.outbox import Outbox, no_sender
 from celery_partitions.model.outcome import Outcome, Slot, States, Unreadable
 from celery_partitions.model.step_rules import StepRules
-from celery_partitions.model.timers import Timers, touch
+from celery_partitions.model.timers import OpenTimers, touch
 
 #: For computations without a state.
 _NO_STATES: Mapping[str, Slot | Unreadable] = {}
@@ -31,12 +32,10 @@ class SingleStep:
         self.outbox = Outbox(rules.app, self.sender)
         self._began = rules.clock()
 
-    def timers(self, key: str) -> Timers:
-        """`Context.timers`."""
+    def timers(self) -> OpenTimers:
+        """`Context.opens_timers`."""
         computation = self.call.computation
-        slot = self._states[computation.name][key]
-        assert type(slot) is Slot
-        return Timers(computation, key, slot, self.outbox, self._rules.now)
+        return OpenTimers(computation, self._states[computation.name], self.outbox, self._rules.now)
 
     def sender(self) -> Work | None:
         """The message, until its call has ended."""
@@ -87,6 +86,6 @@ def single_step(item: Item, states: States, rules: StepRules, attempt: int) -> S
         arguments.append(slot.state)
     single = SingleStep(Call(computation, item, arguments), states, rules)
     if computation.takes_context:
-        opens_timers = None if computation.state is None else single.timers
-        arguments.append(context_of(item, rules.partition, attempt, rules.resources, opens_timers))
+        opens_timers = None if computation.state is None else single.timers()
+        arguments.append(ContextOf(item.key, item.envelope.headers.id, rules.partition, item.raw, attempt, rules.resources, opens_timers))  # type: ignore[arg-type]
     return single

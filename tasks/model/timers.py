@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -24,7 +25,7 @@ from celery_partitions.model.schedules import CatchUp, Schedule, after_firing, n
 if TYPE_CHECKING:
     from celery_partitions.model.computation import Computation
     from celery_partitions.model.outbox import Outbox
-    from celery_partitions.model.outcome import Slot
+    from celery_partitions.model.outcome import Slot, Unreadable
 
 #: A key's record holds its timers, so they must be few and small.
 MAX_TIMERS = 1000
@@ -51,7 +52,8 @@ class Entries(dict[str, TimerEntry]):
     """The timers of a key, by name. Never changed: a change makes a new one. So `head`, which the codec made of it, stays right."""
 
     __slots__ = ("head",)
-    #: The beginning of the record. Not set: not encoded yet.
+    #: The beginning of the record. Empty or not set: not encoded yet. A move sets it to be empty, because looking at what is not set takes
+    #: longer than the rest of a move.
     head: bytes
 
 
@@ -85,15 +87,31 @@ def key_of_alarm(entry: bytes) -> str | None:
     return value if isinstance(value, str) else key_text(base64.b64decode(value["base64"]))
 
 
+class OpenTimers(dict[str, "Timers"]):
+    """The timers of a computation's keys in one step, opened when they are first used. `slots`: the keys' records. `now`: in seconds."""
+
+    __slots__ = ("after", "computation", "due", "now", "outbox", "slots")
+
+    def __init__(self, computation: Computation, slots: Mapping[str, Slot | Unreadable], outbox: Outbox, now: float) -> None:
+        self.computation, self.slots, self.outbox = computation, slots, outbox
+        #: In ms, rounded up, so that nothing is early.
+        self.now = math.ceil(now * 1000)
+        #: The last `after=`, and when that is: many keys ask for the same.
+        self.after: timedelta | float | None = None
+        self.due = 0
+
+    def __missing__(self, key: str) -> Timers:
+        timers = self[key] = Timers(self, key, cast("Slot", self.slots[key]))
+        return timers
+
+
 class Timers:
     """The timers of the key that a computation is processing. Changes are part of the message's commit."""
 
-    __slots__ = ("_computation", "_key", "_last", "_left", "_now", "_outbox", "slot")
+    __slots__ = ("_key", "_last", "_left", "_step", "slot")
 
-    def __init__(self, computation: Computation, key: str, slot: Slot, outbox: Outbox, now: float) -> None:
-        self._computation, self._key, self.slot, self._outbox = computation, key, slot, outbox
-        #: Rounded up, so that nothing is early.
-        self._now = math.ceil(now * 1000)
+    def __init__(self, step: OpenTimers, key: str, slot: Slot) -> None:
+        self._step, self._key, self.slot = step, key, slot
         #: The last call of `set` without a message, and what it left.
         self._last: tuple[object, object, object] | None = None
         self._left: Entries | None = None
@@ -106,11 +124,11 @@ class Timers:
 
         Raises `ValueError` and `TypeError` for invalid arguments, and `LookupError` without a handler.
         """
-        call = (name, after, at)
         # Most messages of a batch move a timer to where the one before has moved it: all of them come at the same time.
-        if message is not None or self._last != call or self.slot.timers is not self._left:
-            self._put(name, self._due(after, at), message, None)
-            self._last, self._left = call if message is None else None, self.slot.timers
+        if (call := (name, after, at)) == self._last and self.slot.timers is self._left and message is None:
+            return
+        self._put(name, self._due(after, at), _encoded(message), None)
+        self._last, self._left = call if message is None else None, self.slot.timers
 
     def cancel(self, name: str) -> bool:
         """The timer does not fire. Returns whether it was set."""
@@ -133,17 +151,17 @@ class Timers:
     def repeat(self, name: str, wanted: Schedule, message: Any = None) -> None:
         """`every`, with a schedule in its stored form (`schedule_of`)."""
         entry = (self.slot.timers or NO_TIMERS).get(name)
-        if entry is not None and entry.schedule == wanted and entry.message == _encoded(message) and entry.alarm > self._now - 1000 * 60:
+        if entry is not None and entry.schedule == wanted and entry.message == _encoded(message) and entry.alarm > self._step.now - 1000 * 60:
             return
-        due = next_due(wanted, self._now) if entry is None or entry.schedule != wanted else entry.due
+        due = next_due(wanted, self._step.now) if entry is None or entry.schedule != wanted else entry.due
         if due is None:
             raise ValueError(f"the schedule of timer {name!r:.80} never comes")
-        self._put(name, due, message, wanted)
+        self._put(name, due, _encoded(message), wanted)
 
     @property
     def now(self) -> datetime:
         """The server's time: `after=` counts from it. The same for all messages of a batch."""
-        return _moment(self._now)
+        return _moment(self._step.now)
 
     def due(self, name: str) -> datetime | None:
         """When the timer is due. None if it is not set."""
@@ -152,16 +170,20 @@ class Timers:
         return None if entry is None else _moment(entry.due)
 
     def _handler(self, name: str) -> Computation:
-        handler = self._computation.handlers.get(name) if name != EXPIRY else None
-        if handler is None:
-            known = ", ".join(repr(one) for one in sorted(self._computation.handlers) if one != EXPIRY) or "none"
+        computation = self._step.computation
+        handler = computation.handlers.get(name)
+        if handler is None or name == EXPIRY:
+            known = ", ".join(repr(one) for one in sorted(computation.handlers) if one != EXPIRY) or "none"
             raise LookupError(
-                f"computation {self._computation.name!r} has no handler for the timer {name!r:.80}. Declare one with @….on_timer({name!r:.80}). "
+                f"computation {computation.name!r} has no handler for the timer {name!r:.80}. Declare one with @….on_timer({name!r:.80}). "
                 f"Its timers: {known}"
             )
         return handler
 
     def _due(self, after: timedelta | float | None, at: datetime | float | None) -> int:
+        step = self._step
+        if at is None and after is not None and after == step.after:
+            return step.due
         if (after is None) == (at is None):
             raise TypeError("pass either after= or at=")
         if isinstance(at, datetime):
@@ -169,21 +191,25 @@ class Timers:
                 raise ValueError("at= must have a time zone: datetime.now(UTC) + …")
             at = at.timestamp()
         elif after is not None:
-            at = self._now / 1000 + (after.total_seconds() if isinstance(after, timedelta) else after)
+            at = step.now / 1000 + (after.total_seconds() if isinstance(after, timedelta) else after)
         if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at) or at * 1000 > MAX_DUE:
             raise ValueError(f"a timer's time must be a timedelta, a datetime or a number of seconds before the year 10000, not {at!r:.40}")
-        return max(0, math.ceil(at * 1000 - FLOAT_ERROR_MS))
+        due = max(0, math.ceil(at * 1000 - FLOAT_ERROR_MS))
+        if after is not None:
+            step.after, step.due = after, due
+        return due
 
-    def _put(self, name: str, due: int, message: Any, schedule: Schedule | None) -> None:
-        handler, encoded = self._handler(name), _encoded(message)
+    def _put(self, name: str, due: int, message: bytes, schedule: Schedule | None) -> None:
+        handler = self._handler(name)
         entries = Entries(self.slot.timers or NO_TIMERS)
         before = entries.get(name)
         if before is None and len(entries) >= MAX_TIMERS:
             raise ValueError(f"key {self._key!r:.80} has {MAX_TIMERS} timers already. Use several keys, or keep the times in the state")
-        alarm = _alarm(before, due, self._now)
+        alarm = _alarm(before, due, self._step.now)
         if before is None or alarm != before.alarm:
-            self._outbox.add(Alarm(alarm, alarm_entry(handler.name, self._key)), is_message=False)
-        entries[name] = TimerEntry(due, alarm, encoded, schedule)
+            self._step.outbox.add(Alarm(alarm, alarm_entry(handler.name, self._key)), is_message=False)
+        entries[name] = TimerEntry(due, alarm, message, schedule)
+        entries.head = b""
         self.slot.timers = entries
 
 

@@ -43,6 +43,7 @@ from celery_partitions.store.record import (
     Kind,
     Record,
     Signer,
+    head_of,
     split,
     version_in,
 )
@@ -113,14 +114,15 @@ class StateCodec:
             harmless = self._harmless[wanted] = len(wanted.names) if itself.issuperset(wanted.names) else 0
         if data.count(NAMING) > harmless:
             self._unpickled(computation.name, wanted, data, self._checks, self._check)
-        header: dict[str, Any] | None = {VERSION: wanted.version} if wanted.is_versioned else None
         if timers:
             head = getattr(timers, "head", None)
-            if head is None:
-                full = {TIMERS: timers} if header is None else {**header, TIMERS: timers}
-                head = timers.head = self._signer("state", computation.name).head(full)
+            if not head:
+                header = {VERSION: wanted.version, TIMERS: timers} if wanted.is_versioned else {TIMERS: timers}
+                head = timers.head = head_of(SIGNED if self._keys else UNSIGNED, header)
             return self._signer("state", computation.name).seal_behind(head, key, data) if self._keys else head + data
-        return self.seal(computation.name, key, data, header)
+        if not self._keys and not wanted.is_versioned:
+            return UNSIGNED + data
+        return self.seal(computation.name, key, data, {VERSION: wanted.version} if wanted.is_versioned else None)
 
     def seal(self, name: str, key: str, data: bytes, header: Mapping[str, Any] | None = None) -> bytes:
         """Put a pickle into a record, signed if there is a key."""

@@ -32,6 +32,7 @@ SIGNED_JSON = b"\x04"
 _FORMS = (UNSIGNED, SIGNED, UNSIGNED_JSON, SIGNED_JSON)
 #: Added to the format byte if a header follows.
 HEADER = 0x80
+_WITH_HEADER = {form: bytes((form[0] + HEADER,)) for form in _FORMS}
 
 TAG_BYTES = 16
 _LENGTH_BYTES = 4
@@ -83,6 +84,12 @@ def version_of(stored: bytes) -> int:
     return FIRST if stored[:1] in _FORMS else version_in(split(stored).header)
 
 
+def head_of(form: bytes, header: Mapping[str, Any]) -> bytes:
+    """The first bytes of a record with a header."""
+    encoded = _encode(header)
+    return _WITH_HEADER[form] + len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded
+
+
 def split(stored: bytes) -> Record:
     """Split a record into its parts. Raises `StateError` for bytes that are not a record."""
     end, form = 1, stored[:1]
@@ -117,16 +124,9 @@ class Signer:
 
     def seal(self, key: str, payload: bytes, *, json: bool = False, header: Mapping[str, Any] | None = None) -> bytes:
         """Make a record from a payload: signed if there is a secret."""
-        return self.seal_behind(self.head(header, json=json), key, payload)
-
-    def head(self, header: Mapping[str, Any] | None, *, json: bool = False) -> bytes:
-        """The first bytes of a record."""
         signed, unsigned = (SIGNED_JSON, UNSIGNED_JSON) if json else (SIGNED, UNSIGNED)
         form = signed if self._begun else unsigned
-        if not header:
-            return form
-        encoded = _encode(header)
-        return bytes((form[0] + HEADER,)) + len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded
+        return self.seal_behind(head_of(form, header) if header else form, key, payload)
 
     def seal_behind(self, head: bytes, key: str, payload: bytes) -> bytes:
         """Make a record that begins with `head`."""

@@ -90,7 +90,10 @@ def test_a_stateless_computation_is_called_in_order_and_writes_no_state() -> Non
 
 def test_the_context_describes_the_message() -> None:
     run([WITH_CONTEXT], [message_to("with context", 1, key="a", sent_at=12.5), message_to("with context", 2, key="a")])
-    assert counting.seen == [Context("a", "id-1", 0, 12.5, 1), Context("a", "id-2", 0, None, 1)]
+    seen = [(one.key, one.message_id, one.partition, one.sent_at, one.attempt, dict(one.resources)) for one in counting.seen]
+    assert seen == [("a", "id-1", 0, 12.5, 1, {}), ("a", "id-2", 0, None, 1, {})]
+    assert all(isinstance(one, Context) for one in counting.seen)
+    assert repr(counting.seen[0]) == "Context(key='a', message_id='id-1', partition=0, sent_at=12.5, attempt=1)"
 
 
 @pytest.mark.parametrize("sent_at", ["yesterday", [], None])

@@ -357,7 +357,7 @@ def test_in_a_pipeline_what_a_handler_returns_goes_on() -> None:
 def test_wrong_calls_are_refused(call: Callable[[Any], None], error: type[Exception], why: str) -> None:
     slot: Any = type("Slot", (), {"timers": None})()
     with pytest.raises(error, match=why):
-        call(timers.Timers(count.computation, "k", slot, None, BEGINNING))  # type: ignore[arg-type]
+        call(timers.OpenTimers(count.computation, {"k": slot}, None, BEGINNING)["k"])  # type: ignore[arg-type]
     assert slot.timers is None
 
 
