@@ -58,13 +58,13 @@ def waiting_by_task(group: Readable, overview: Overview) -> WaitingTasks:
 
 
 def _part(part: Part, row: Mapping[str, Any], waiting: WaitingTasks | None) -> dict[str, Any]:
-    """A source or a stage. A stage that runs in the step of another one has no numbers of its own."""
+    """A source or a stage. Nothing waits for a stage that runs in the step of another one."""
     return {
         "kind": part.kind,
         "name": part.name,
         "place": part.place,
         "has_process": part.has_process,
-        "per_second": None if waiting is None else row.get("done_per_second"),
+        "per_second": row.get("done_per_second"),
         "waiting": None if waiting is None else waiting.counts.get(part.name, 0),
         "is_estimate": waiting is not None and not waiting.is_exact,
         "parked": row.get("parked", 0),

@@ -86,6 +86,7 @@ class BatchStep:
         self.outbox = Outbox(rules.app, self.sender)
         self.caller = Caller(states, calling, self.outbox)
         self.caller.waited = waited
+        self.out.fused = self.caller.fused
         self.touched = self.caller.touched
         #: Alarms of firings that were given up.
         self.alarms: list[Alarm] = []

@@ -83,6 +83,8 @@ class Caller:
         self._inline = calling.inline
         #: Computation and key of each record whose expiry was due in this step.
         self.checked: set[tuple[str, str]] = set()
+        #: How many values each stage got that ran in the step of the message's own computation.
+        self.fused: dict[str, int] = {}
         #: `Context.opens_timers` of each computation.
         self._timers: dict[Computation, OpenTimers] = {}
 
@@ -163,6 +165,8 @@ class Caller:
         """As `call` does, for `only_stage`, without the three generators of a call, which take as long as a small computation."""
         self.at, self.returned, self.dropped = item.computation, None, 0
         run, stage = _Run(self, item, attempt), root.computation
+        if stage is not item.computation:
+            self.fused[stage.name] = self.fused.get(stage.name, 0) + 1
         returned = stage.function(*self.arguments(stage, item, item.message, attempt))
         if returned is not None and root.then:
             run.emit(cast(HopNode | SinkNode, root.then[0]), returned)
@@ -281,6 +285,8 @@ class _Run:
 
     def give_to(self, stage: StageNode, value: Any) -> Calls[None]:
         computation, then, caller = stage.computation, stage.then, self.caller
+        if computation is not self.item.computation:
+            caller.fused[computation.name] = caller.fused.get(computation.name, 0) + 1
         if computation.windows is not None:
             yield from self.give_each(then, self.gather(computation, value), computation)
             return

@@ -180,6 +180,8 @@ class Outcome(msgspec.Struct):
     outputs: list[Mapping[int, Sequence[Emission]]] = msgspec.field(default_factory=list)
     #: How many values of the messages in `done` came too late for their windows, and were dropped.
     late: int = 0
+    #: How many values each stage got that ran in the step of a message's own computation. Attempts that failed count too.
+    fused: dict[str, int] = msgspec.field(default_factory=dict)
     ended: float = 0.0
     #: When each of `done` ended, if they did not run one after the other.
     ends: list[float] = msgspec.field(default_factory=list)
@@ -216,6 +218,8 @@ class Outcome(msgspec.Struct):
             self.outputs += one.outputs
         if one.versions:
             self.versions.update(one.versions)
+        for stage, count in one.fused.items():
+            self.fused[stage] = self.fused.get(stage, 0) + count
         if one.is_short:
             return
         for number, raws in one.forwarded.items():

@@ -120,7 +120,7 @@ class Measurements(msgspec.Struct, omit_defaults=True, gc=False):
 class ComputationMeasurements(msgspec.Struct, omit_defaults=True, gc=False):
     """The measurements of one computation, over all partitions. Best effort: a killed worker loses its last second."""
 
-    #: Messages that were applied.
+    #: Messages that were applied; of a stage that runs in the step of another one, the values that it got.
     processed: int = 0
     #: Attempts that raised.
     failed: int = 0

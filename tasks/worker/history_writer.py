@@ -7,7 +7,6 @@ import platform
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from hashlib import sha1
@@ -37,7 +36,9 @@ class HistoryWriter:
         #: Latencies of the last ten seconds, by partition and by computation.
         self.partitions: dict[str, Histogram] = {}
         self.computations: dict[str, Histogram] = {}
-        self.processed = Counter[str]()
+        #: Computations and fused stages that ran in this process, and how many messages it processed in the last ten seconds.
+        self.ran: set[str] = set()
+        self.processed = 0
         self._code, self._started = code_version(computations.values()), time.time()
         self._due = self._since = clock()
 
@@ -60,14 +61,12 @@ class HistoryWriter:
             client,
             names,
             {partition: _latency(self.partitions.get(partition)) for partition in owned},
-            {name: _latency(self.computations.get(name)) for name in self.processed},
+            {name: _latency(self.computations.get(name)) for name in self.ran},
             worker=self.worker,
             report=dump_report(report),
         )
         self._since = now
-        self.partitions, self.computations = {}, {}
-        for name in self.processed:
-            self.processed[name] = 0
+        self.partitions, self.computations, self.processed = {}, {}, 0
 
     def _report(self, seconds: float) -> WorkerReport:
         in_flight, limits = self.in_flight()
@@ -81,7 +80,7 @@ class HistoryWriter:
             python=platform.python_version(),
             memory_bytes=memory_bytes(),
             sockets=open_sockets(),
-            done_per_second=round(self.processed.total() / seconds, 1),
+            done_per_second=round(self.processed / seconds, 1),
             in_flight=in_flight,
             concurrency=limits,
         )

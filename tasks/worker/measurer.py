@@ -181,9 +181,10 @@ class Measurer:
 
     def _observe_computations(self, outcome: Outcome, done: Mapping[str, int]) -> None:
         """Count what each computation processed, and how long its calls took."""
-        for name, count in done.items():
+        for name, count in (*done.items(), *outcome.fused.items()):
             self._of_computation(name).processed += count
-            self.history.processed[name] += count
+            self.history.ran.add(name)
+        self.history.processed += len(outcome.done)
         for computation in outcome.together:
             self._of_computation(computation.name).batches += 1
         if len(done) == 1 and not outcome.ends:

@@ -51,6 +51,16 @@ def test_none_ends_a_path_and_other_falsy_values_are_passed_on() -> None:
     assert len(outcome.done) == 5
 
 
+def test_values_of_stages_in_the_same_step_are_counted() -> None:
+    def twice(value: int) -> list[int]:
+        return [value, value]
+
+    many = built(begin().key_by(only_first).to(stage(twice, "twice", multi=True)).to(stage(same, "second")).to_sink(OUT))
+    assert run(many, [send(1, "a"), send(2, "b")]).fused == {"twice": 2, "second": 4}
+    only = built(begin().key_by(only_first).to(stage(same, "only")).to_sink(OUT))  # called without generators
+    assert run(only, [send(1, "a"), send(2, "b")]).fused == {"only": 2}
+
+
 def test_a_multi_returns_a_list_without_its_nones_and_goes_depth_first() -> None:
     def split(value: str) -> list[str | None]:
         return [part or None for part in value.split(" ")]
