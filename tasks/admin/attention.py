@@ -232,7 +232,7 @@ def _dead_letters(facts: Facts) -> Iterator[Attention]:
             "dead-letters",
             "warning",
             f"a new kind of dead letter: {_line(kind.error or kind.reason)}",
-            f"{counted(kind.count, 'message')} of {_line(kind.task or 'no known task')} since {span(facts.at - kind.oldest_died_at)} ago, the last {span(facts.at - kind.newest_died_at)} ago",
+            f"{counted(kind.count, 'message')} of {_line(kind.task or 'no known task')}, the last {span(facts.at - kind.newest_died_at)} ago",
             kind.oldest_died_at,
             "Read the traceback; correct the cause, then retry one, and the rest if it succeeds",
             "partitions/dead-letters?" + urlencode({"fingerprint": kind.fingerprint}),
@@ -273,7 +273,7 @@ def _sinks(facts: Facts) -> Iterator[Attention]:
             f"{counted(sink.waiting, 'output')} wait, and {'no process delivers them' if sink.owner is None else 'none was delivered'}",
             sink.idle_since,
             f"Start {command}" if sink.owner is None else f"See the log of {sink.owner}; is the other end reachable?",
-            "partitions",
+            "partitions/ends",
         )
 
 
@@ -286,7 +286,7 @@ def _sources(facts: Facts) -> Iterator[Attention]:
             "it has not ended, and no process reads it",
             source.until,
             f"Start celery -A APP partitions source {source.name}",
-            "partitions",
+            "partitions/ends",
         )
 
 
@@ -331,7 +331,6 @@ def _server(facts: Facts) -> Iterator[Attention]:
         )  # fmt: skip
 
 
-#: All rules, worst first. The list of attention has this order.
 def _resize(facts: Facts) -> Iterator[Attention]:
     one = facts.resize
     if one is None or one.state != "moving" or one.seconds is None or one.seconds < SLOW_RESIZE_SECONDS:
@@ -348,6 +347,7 @@ def _resize(facts: Facts) -> Iterator[Attention]:
     )
 
 
+#: All rules, worst first. The list of attention has this order.
 RULES: Sequence[Rule] = (
     Rule("no-owner", "A partition has no owner: its messages wait.", _no_owner),
     Rule("stalled", "Messages wait, and none was done for longer than a usual batch.", _stalled),

@@ -26,6 +26,8 @@ class DeadLetterQuery:
     #: It died at or after this time, and before that one: seconds since the epoch, by the server's clock. 0: at any time.
     after: float = 0.0
     before: float = 0.0
+    #: The computation's name, as in the message.
+    task: str = ""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -39,6 +41,8 @@ class DeadLetterQuery:
     def fits(self, dead_letter: DeadLetter) -> bool:
         """Whether the dead letter matches the query."""
         if self.partition not in ("", dead_letter.partition) or self.reason not in ("", dead_letter.reason):
+            return False
+        if self.task not in ("", dead_letter.task or ""):
             return False
         if not self.after <= dead_letter.died_at < (self.before or math.inf):
             return False

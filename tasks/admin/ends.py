@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, cast
 
 from celery_partitions.admin.attention_facts import Attended, Ends
-from celery_partitions.admin.dead_letter_query import grouped
-from celery_partitions.admin.documents import json_parked
 from celery_partitions.admin.history_json import points_in, samples
 from celery_partitions.admin.overview import read_overview
 from celery_partitions.admin.workers import read_workers
 from celery_partitions.store.history import read_points
-
-#: Of one sink: the parked keys that are shown, and the dead letters that are read to group them.
-MAX_PARKED, MAX_DEAD_LETTERS = 20, 2_000
-MAX_KINDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +26,11 @@ class SourceStatus:
 
 
 def look_at_sink(group: Attended, name: str) -> dict[str, Any]:
-    """The group of one sink: what waits, its process, rates, parked keys and kinds of dead letters. `group`: of the sink."""
+    """The group of one sink: what waits, its process, rates, and how many keys are parked and messages dead. `group`: of the sink."""
     overview = read_overview(group)
     queue, ingress = overview.partitions[0], overview.partitions[-1]
     (points,) = read_points(group.client, [group.names.history("0", "fine")], points_in(3600))
     recent = [one.done_per_second for one in samples({"0": points}, 3600, overview.at) if one.at >= overview.at - 300]
-    kinds = grouped(islice(group.dead_letters.all(), MAX_DEAD_LETTERS))
-    parked = [one for one in islice(group.parked_keys.all(), MAX_PARKED) if not one.waits_its_turn]
     error = queue.measurements.last_error
     return {
         "sink": name,
@@ -54,8 +45,6 @@ def look_at_sink(group: Attended, name: str) -> dict[str, Any]:
         "paused": queue.status.paused,
         "processes": [one.node for one in read_workers(group.client, group.names)],
         "last_error": None if error is None else {"text": error.text, "at": error.at},
-        "parked_keys": [json_parked(one) for one in parked],
-        "kinds": [{"fingerprint": one.fingerprint, "count": one.count, "reason": one.reason, "error": one.error} for one in kinds[:MAX_KINDS]],
     }
 
 

@@ -36,8 +36,9 @@ def to_json(
     return {"at": overview.at, "totals": _totals(rows, history, points), "partitions": rows}
 
 
-def state_of(partition: PartitionOverview, words: Mapping[str, str]) -> str:
-    """One word: `away` (its server does not answer), `unowned`, `paused`, `stalled`, `falling behind`, `running`, or `idle` (nothing waits)."""
+def state_of(partition: PartitionOverview, words: Mapping[str, str], flow: Flow | None) -> str:
+    """One word: `away` (its server does not answer), `unowned`, `paused`, `stalled`, `falling behind`, `running`, or `idle` (nothing waits, and
+    nothing was done since the last look)."""
     status = partition.status
     if status.away:
         return "away"
@@ -45,18 +46,20 @@ def state_of(partition: PartitionOverview, words: Mapping[str, str]) -> str:
         return "unowned"
     if status.paused:
         return "paused"
-    return words.get(partition.partition) or ("running" if status.length or status.running else "idle")
+    return words.get(partition.partition) or (
+        "running" if status.length or status.running or (flow and flow.done_per_second) else "idle"
+    )
 
 
 def row_of(
     partition: PartitionOverview, history: History, words: Mapping[str, str] = MappingProxyType({}), *, points: int = POINTS
 ) -> dict[str, Any]:
     """One partition. A value that is not known is null, as rates are before the second overview."""
-    status = partition.status
+    status, flow = partition.status, history.now(partition.partition)
     return {
         "queue": status.queue,
         "partition": partition.partition,
-        "state": state_of(partition, words),
+        "state": state_of(partition, words, flow),
         "owner": status.owner,
         "server": status.server or None,
         "refused_to": list(status.refused_to),
@@ -64,7 +67,7 @@ def row_of(
         "waiting": status.length,
         "delayed": status.delayed,
         "oldest_age_seconds": _rounded(partition.oldest_age_seconds),
-        **_rates(history.now(partition.partition)),
+        **_rates(flow),
         "history": history.series(partition.partition, points) if points else [],
         **_latencies(history, partition.partition),
         "keys": status.keys,

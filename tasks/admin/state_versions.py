@@ -21,8 +21,8 @@ from celery_partitions.store.record import version_of
 from celery_partitions.store.scripts import script
 from celery_partitions.store.worker_code import WorkerCode
 
-#: Records whose version is read, of each computation in each partition. It takes the server about 0.1 ms.
-SAMPLE = 100
+#: Records of each computation whose version is read: in each partition at most, and at least, and of all partitions together.
+MAX_SAMPLE, MIN_SAMPLE, WHOLE_SAMPLE = 100, 4, 2_000
 #: How many fields of a partition's parked keys are searched for the lines of unknown tasks, and the pattern of their names.
 MAX_LINES, LINES_PATTERN = 10_000, "unknown task *"
 #: More names are not listed in one sentence.
@@ -89,7 +89,8 @@ def read_versions(client: redis.Redis, names: Names, partitions: int) -> Version
             for name in known:
                 pipe.hlen(names.states(partition, name))
         rows = pipe.execute(raise_on_error=False)
-    calls = [([names.states(partition, name) for name in known], [SAMPLE]) for partition in numbers] if known else []
+    sample = max(MIN_SAMPLE, min(MAX_SAMPLE, WHOLE_SAMPLE // partitions))
+    calls = [([names.states(partition, name) for name in known], [sample]) for partition in numbers] if known else []
     samples = script("sample_versions").run_many(client, calls)
     found = []
     width = 1 + len(known)

@@ -21,6 +21,7 @@ from celery_partitions.admin.state_json import plain_fields, plain_value, state_
 from celery_partitions.admin.timers import cancel_timer
 from celery_partitions.admin.wording import retry_dead_letters
 from celery_partitions.dashboard.handlers import Action
+from celery_partitions.dashboard.lists import ParkedQuery
 from celery_partitions.model.errors import StateError
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.scripts import digest_of
@@ -81,7 +82,7 @@ class OfWorker(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OfDeadLetters(msgspec.Struct, forbid_unknown_fields=True):
-    """Selects dead letters: by ids, by text, partition, reason, fingerprint and time of death, or all."""
+    """Selects dead letters: by ids, by text, partition, reason, fingerprint, computation (`task`) and time of death, or all."""
 
     ids: list[str] = []
     text: str = ""
@@ -90,8 +91,19 @@ class OfDeadLetters(msgspec.Struct, forbid_unknown_fields=True):
     fingerprint: str = ""
     after: float = 0.0
     before: float = 0.0
+    task: str = ""
     all: bool = False
     #: Only the oldest of those that match.
+    limit: int | None = None
+
+
+class ParkedMany(msgspec.Struct, forbid_unknown_fields=True):
+    """Selects parked keys. `limit`: only the first ones, longest waiting first."""
+
+    why: str = ""
+    task: str = ""
+    text: str = ""
+    partition: str = ""
     limit: int | None = None
 
 
@@ -147,6 +159,31 @@ class ParkedAction(Action):
         if what == "retry":
             return keys.retry(key, by=self.who)
         return (keys.skip if what == "skip" else keys.discard)(key, by=self.who, of=seen)
+
+
+class ParkedManyAction(Action):
+    """POST /api/partitions/parked/retry, …/skip: retry or skip the failed messages of all matching parked keys, or of the first `limit`."""
+
+    @authenticated
+    async def post(self, what: str) -> None:
+        self.check_writable()
+        body = self.body(ParkedMany)
+        if body.why == "running":
+            raise HTTPError(400, "the calls of running keys are in flight; there is nothing to retry or skip")
+        query = ParkedQuery(body.why, body.task, body.text, self.known_partition(body.partition) if body.partition else "")
+        self.answer(await self.acting(self._act, what, query, body.limit))
+
+    def _act(self, what: str, query: ParkedQuery, limit: int | None) -> dict[str, Any]:
+        keys = self.installation.group.parked_keys
+        found = query.find(keys)[:limit]
+        if what == "retry":
+            answers = [keys.retry(one.key, by=self.who) for one in found]
+        else:
+            answers = [keys.skip(one.key, by=self.who, of=one) for one in found]
+        done = answers.count("ok")
+        words = "will be retried now" if what == "retry" else "skipped: their failed messages are dead letters"
+        left = f"; {len(found) - done:,} had changed meanwhile" if done < len(found) else ""
+        return {"done": done, "message": f"{done:,} of {len(found):,} keys {words}{left}"}
 
 
 class SetState(Action):
@@ -227,9 +264,10 @@ class DeadLettersAction(Action):
     async def post(self, what: str) -> None:
         self.check_writable()
         body = self.body(OfDeadLetters)
-        common = DeadLetterQuery(body.text, self.known_partition(body.partition) if body.partition else "", body.reason, body.fingerprint, body.after, body.before)
+        partition = self.known_partition(body.partition) if body.partition else ""
+        common = DeadLetterQuery(body.text, partition, body.reason, body.fingerprint, body.after, body.before, body.task)
         if sum((bool(body.ids), common.anything, body.all)) != 1:
-            raise HTTPError(400, "expected one of: ids; a filter (text, partition, reason, fingerprint, after, before); all: true")
+            raise HTTPError(400, "expected one of: ids; a filter (text, partition, reason, fingerprint, after, before, task); all: true")
         if body.limit is not None and body.limit < 1:
             raise HTTPError(400, "limit must be at least 1")
         self.answer(await self.acting(self._act, what, body.ids, common, body.limit))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tornado.escape import utf8
 from tornado.web import HTTPError, authenticated
 
 from celery_partitions.admin.attention_watch import attention_json
-from celery_partitions.admin.state_versions import read_versions
-from celery_partitions.dashboard.dead_letters import find_dead_letters
-from celery_partitions.dashboard.handlers import Api
+from celery_partitions.admin.history_json import RANGES
+from celery_partitions.dashboard.handlers import Api, Common
+from celery_partitions.dashboard.lists import look_at_history
 from celery_partitions.dashboard.live import Live
 from celery_partitions.dashboard.page_data import look_at_key, look_at_partition
 
@@ -21,15 +23,6 @@ class Overview(Api):
         live: Live = self.live
         live.touch()
         self.answer(await self.reading(live.watch.to_json))
-
-
-class Versions(Api):
-    """GET /api/partitions/versions: `computations` (versions of their states and workers), `workers` (their code), and `waits`: what a deploy waits for."""
-
-    @authenticated
-    async def get(self) -> None:
-        group = self.installation.group
-        self.answer(await self.reading(read_versions, group.client, group.names, group.topology.served))
 
 
 class Attention(Api):
@@ -60,9 +53,21 @@ class Key(Api):
         self.answer(await self.reading(look_at_key, self.live.watch, self.installation, spelled))
 
 
-class DeadLetters(Api):
-    """GET /api/partitions/dead-letters, ?q=… ?partition=… ?reason=… ?fingerprint=…: dead letters, similar failures in one group."""
+class HistoryJson(Common):
+    """Shared by the page's and the API's history."""
+
+    async def found(self) -> dict[str, Any]:
+        word, partition = self.word("seconds", "3600"), self.word("partition")
+        if word not in map(str, RANGES):
+            raise HTTPError(400, f"seconds must be one of {', '.join(map(str, RANGES))}")
+        if partition:
+            self.known_partition(partition)
+        return await self.reading(look_at_history, self.live.watch, self.installation, int(word), partition, self.word("computation"))
+
+
+class History(HistoryJson, Api):
+    """GET /api/partitions/history, ?seconds=… ?partition=… ?computation=…: a chart's samples and marks, from what workers wrote."""
 
     @authenticated
     async def get(self) -> None:
-        self.answer(await self.reading(find_dead_letters, self.installation, self.dead_letter_query()))
+        self.answer(await self.found())

@@ -29,11 +29,14 @@ class _Scan:
 
     def __init__(self, dead_letters: DeadLetters, query: DeadLetterQuery) -> None:
         self.dead_letters, self.query, self.scanned = dead_letters, query, 0
+        self.reasons, self.tasks = {query.reason} - {""}, {query.task} - {""}
 
     def __iter__(self) -> Iterator[DeadLetter]:
         size = 0
         for one in islice(self.dead_letters.all(), MAX_SCANNED):
             self.scanned += 1
+            self.reasons.add(one.reason)
+            self.tasks |= {one.task} if one.task else set()
             size += len(one.raw) + len(one.trace) + len(one.error)
             if self.query.fits(one):
                 yield one
@@ -53,6 +56,10 @@ def find_dead_letters(installation: Installation, query: DeadLetterQuery, shown:
         "found": sum(group.count for group in groups),
         "found_groups": len(groups),
         "at": installation.group.now(),
+        "query": query.fields,
+        "shown": shown,
+        "reasons": sorted(scan.reasons),
+        "tasks": sorted(scan.tasks),
         "groups": [_group(dead_letters, group) for group in groups[:MAX_GROUPS]],
     }
 

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from celery_partitions.admin.dead_letter_query import DeadLetterQuery
 from celery_partitions.admin.numbers import UNKNOWN, ago, count, counted, number, size, span
 from celery_partitions.admin.timeline import WHYS
 from celery_partitions.dashboard.drawing import draw
@@ -32,12 +31,6 @@ def what_came(commit: dict[str, Any]) -> str:
 def key_body(one: dict[str, Any]) -> dict[str, Any]:
     """The key in the body of an action."""
     return {"key": one["key_base64"], "base64": True} if "key_base64" in one else {"key": one["key"]}
-
-
-def key_query(one: dict[str, Any]) -> str:
-    if "key_base64" in one:
-        return "?" + urlencode({"key": one["key_base64"], "base64": 1})
-    return "?" + urlencode({"key": one["key"]})
 
 
 def tasks_query(name: str, key: str) -> str:
@@ -80,12 +73,6 @@ def short_json(value: Any) -> str:
     return text if len(text) <= 2_000 else text[:2_000] + "…"
 
 
-def dead_letter_words(query: DeadLetterQuery, **more: str) -> str:
-    """The query for an address that selects the same dead letters, or fewer."""
-    fields = {**query.fields, **more}
-    return urlencode({"q": fields.pop("text", ""), **fields})
-
-
 def query_of(**words: str) -> str:
     """A query for an address."""
     return urlencode(words)
@@ -100,7 +87,6 @@ def about(part: dict[str, Any]) -> str:
 
 HELPERS = {
     "about": about,
-    "dead_letter_words": dead_letter_words,
     "draw": draw,
     "short_json": short_json,
     "query_of": query_of,

@@ -20,8 +20,9 @@ from tornado.web import HTTPError
 
 from celery_partitions.admin.dead_letter_query import DeadLetterQuery
 from celery_partitions.admin.state_json import plain_value
+from celery_partitions.dashboard.lists import of_sink
 from celery_partitions.dashboard.live import Live, describe, live_of
-from celery_partitions.model.errors import KeyExtractionError, PartitionError
+from celery_partitions.model.errors import KeyExtractionError, PartitionError, SetupError
 from celery_partitions.model.keys import key_text, normalize_key
 from celery_partitions.model.messages import MAX_SECONDS
 from celery_partitions.runtime.installation import Installation
@@ -39,13 +40,16 @@ class Common(BaseHandler):  # type: ignore[misc]
 
     @property
     def installation(self) -> Installation:
-        """The installation of Flower's app. Raises 404 if the app has no partitions."""
+        """The installation of Flower's app, or with `?sink=NAME` that of the sink's own group. Raises 404 if there is none."""
         app = self.application.capp
         app.finalize(auto=True)
         found = installation_of(app)
         if found is None:
             raise HTTPError(404, NOT_INSTALLED)
-        return found
+        try:
+            return of_sink(found, self.word("sink")) if self.word("sink") else found
+        except SetupError as error:
+            raise HTTPError(404, describe(error)) from error
 
     @property
     def live(self) -> Live:
@@ -113,7 +117,9 @@ class Common(BaseHandler):  # type: ignore[misc]
         partition = self.word("partition")
         after, before = (self.time(name) for name in ("after", "before"))
         partition = self.known_partition(partition) if partition else ""
-        return DeadLetterQuery(self.word("q"), partition, self.word("reason"), self.word("fingerprint"), after, before)
+        return DeadLetterQuery(
+            self.word("q"), partition, self.word("reason"), self.word("fingerprint"), after, before, self.word("task")
+        )
 
     @property
     def why_not_acting(self) -> str:

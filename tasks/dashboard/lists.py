@@ -21,7 +21,6 @@ from celery_partitions.admin.workers import WorkerStatus, read_workers
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import shown_key
 from celery_partitions.producer.pipelines import ends_with_processes, shapes
-from celery_partitions.runtime.group import Group
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.sinks.group import sink_installation
 from celery_partitions.store.history import read_points
@@ -82,14 +81,14 @@ def look_at_computations_and_pipelines(watch: Watcher, installation: Installatio
 def look_at_ends(installation: Installation) -> dict[str, Any]:
     """The sinks and sources of this process's pipelines that have processes. A sink outside Redis has a group of its own."""
     ends, group = ends_with_processes(), installation.group
-    sinks = [look_at_sink(_group_of_sink(installation, name), name) for name in ends.sinks]
+    sinks = [look_at_sink(of_sink(installation, name).group, name) for name in ends.sinks]
     return {"at": group.now(), "sinks": sinks, "sources": [asdict(one) for one in read_sources(group, ends)]}
 
 
 @lru_cache(maxsize=100)
-def _group_of_sink(installation: Installation, name: str) -> Group:
-    """Made once, because it has its own connections."""
-    return sink_installation(installation, name).group
+def of_sink(installation: Installation, name: str) -> Installation:
+    """The installation of a sink's own group. Made once, because it has its own connections. Raises `SetupError` if there is no such sink."""
+    return sink_installation(installation, name)
 
 
 def look_at_workers(watch: Watcher, installation: Installation) -> dict[str, Any]:

@@ -133,9 +133,8 @@ def describe(error: BaseException) -> str:
 
 
 def live_of(application: Any, installation: Installation) -> Live:
-    """The sampler of a Flower application. Call it in Flower's event loop."""
-    found = getattr(application, "partitions_live", None)
-    if found is None:
-        found = application.partitions_live = Live(installation, application.executor)
-    assert isinstance(found, Live)
-    return found
+    """The sampler of a group in a Flower application. Call it in Flower's event loop."""
+    known: dict[Installation, Live] = application.__dict__.setdefault("partitions_live", {})
+    if installation not in known:
+        known[installation] = Live(installation, application.executor)
+    return known[installation]

@@ -107,6 +107,7 @@ def look_at_key(watch: Watcher, installation: Installation, key: str) -> dict[st
         "states": [_state(installation, name, key) for name in with_state(installation, key)],
         "stateless": [name for name in stateful(installation) if not _has_state(installation, name, key)],
         "timeline": [msgspec.to_builtins(row) for row in installation.watch_key(key).past()],
+        "timeline_is_on": installation.settings.timeline_bytes > 0,
         "queue_length": at.status.length,
         "looked_at": len(raws),
         "waiting": len(waiting),

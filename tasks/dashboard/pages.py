@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from itertools import islice
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from tornado.web import HTTPError, authenticated
 
 from celery_partitions.admin.documents import json_dead_letter
 from celery_partitions.dashboard import formatting
-from celery_partitions.dashboard.dead_letters import MAX_OF_ONE_GROUP, find_dead_letters
-from celery_partitions.dashboard.handlers import NOT_INSTALLED, Common
+from celery_partitions.dashboard.api import HistoryJson
+from celery_partitions.dashboard.handlers import JSON_TYPE, NOT_INSTALLED, Common
 from celery_partitions.dashboard.loader import static_version
 from celery_partitions.dashboard.page_data import look_at_key, look_at_partition
 from celery_partitions.dashboard.protection import STRICT_POLICY
@@ -26,17 +27,30 @@ LINES_AT_ONCE = 100
 class Page(Common):
     """A page in Flower's layout. Its data is read first. If Redis is not reachable, the page says so and retries."""
 
+    #: The name of its tab's address; empty for a page without a tab.
+    here = ""
+
     def show(self, template: str, **values: Any) -> None:
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Security-Policy", STRICT_POLICY)
-        self.render(f"partitions/{template}", cant_act=self.why_not_acting, version=static_version(), **values)
+        self.render(f"partitions/{template}", **values)
 
     def get_template_namespace(self) -> dict[str, Any]:
-        return {**super().get_template_namespace(), **formatting.HELPERS, "key_url": self.key_url}
+        page = {"cant_act": self.why_not_acting, "version": static_version(), "here": self.here, "sink": self.word("sink")}
+        asked = {name: self.word(name) for name in self.request.query_arguments}
+        own = {"asked": asked, "word": self.word, "url": self.url, "key_url": self.key_url}
+        return {**super().get_template_namespace(), **formatting.HELPERS, **page, **own}
+
+    def url(self, name: str, /, *words: object, **query: object) -> str:
+        """The address of a page, in the same sink's group. Query fields that are empty are left out."""
+        given = {key: value for key, value in {"sink": self.word("sink"), **query}.items() if value}
+        return str(self.reverse_url(name, *words)) + ("?" + urlencode(given) if given else "")
 
     def key_url(self, one: dict[str, Any]) -> str:
         """The address of a key's page. `one`: the key in its JSON form."""
-        return str(self.reverse_url("partitions-key")) + formatting.key_query(one)
+        if "key_base64" in one:
+            return self.url("partitions-key", key=one["key_base64"], base64=1)
+        return self.url("partitions-key", key=one["key"]) if one["key"] else self.url("partitions-key") + "?key="
 
     def write_error(self, status_code: int, **more: Any) -> None:
         if status_code not in (409, 503):
@@ -49,6 +63,8 @@ class Page(Common):
 
 class PartitionsPage(Page):
     """GET /partitions. It reads nothing itself; the rows come with the first event."""
+
+    here = "partitions"
 
     @authenticated
     async def get(self) -> None:
@@ -67,7 +83,7 @@ class PartitionPage(Page):
         found = await self.reading(look_at_partition, self.live.watch, self.installation, partition)
         self.live.touch()
         seen = []
-        if partition != INGRESS:
+        if partition != INGRESS and not self.word("sink"):
             seen = of_partition(self.application.events.state, int(partition), self.installation)
         self.show("partition.html", partition=partition, row=found, tasks_seen=seen)
 
@@ -89,18 +105,6 @@ class KeyPage(Page):
         self.show("key.html", found=found, tasks_seen=seen, searches=searches)
 
 
-class DeadLettersPage(Page):
-    """GET /partitions/dead-letters?q=…"""
-
-    @authenticated
-    async def get(self) -> None:
-        query = self.dead_letter_query()
-        word = self.word("shown")
-        shown = max(1, int(word)) if word.isdigit() and len(word) < 6 else MAX_OF_ONE_GROUP
-        found = await self.reading(find_dead_letters, self.installation, query, shown)
-        self.show("dead_letters.html", query=query, found=found, shown=shown)
-
-
 class DeadLettersDownload(Page):
     """GET /partitions/dead-letters.jsonl?q=…: the matching dead letters, one JSON per line, with their messages."""
 
@@ -114,3 +118,14 @@ class DeadLettersDownload(Page):
         while lines := await self.blocking(lambda: [msgspec.json.encode(one) for one in islice(found, LINES_AT_ONCE)]):
             self.write(b"\n".join(lines) + b"\n")
             await self.flush()
+
+
+class PageHistory(HistoryJson):
+    """Our pages' charts ask for this."""
+
+    @authenticated
+    async def get(self) -> None:
+        found = await self.found()
+        self.set_header("Content-Type", JSON_TYPE)
+        self.set_header("Cache-Control", "no-store")
+        self.finish(msgspec.json.encode(found))

@@ -57,7 +57,7 @@ class Size:
     #: Keys of a group that is resized while messages come.
     resized_keys: int = 200_000
     #: Enough messages that the dashboard can be opened and closed several times while they are processed.
-    dashboard_messages: int = 6_000_000
+    dashboard_messages: int = 2_000_000
     #: As long as one refresh of its page, after settling. Not longer, so that the machine's load is the same with the page open and closed.
     dashboard_window_seconds: float = 3.0
     dashboard_settling_seconds: float = 1.0

@@ -15,9 +15,9 @@ from tests.support.wait import wait_until
 
 
 def search(page: Page, text: str) -> None:
-    page.get_by_label("Key, id or text").fill(text)
+    page.get_by_label("Text").fill(text)
     page.get_by_role("button", name="Search").click()
-    expect(page.get_by_label("Key, id or text")).to_have_value(text)
+    expect(page.get_by_label("Text")).to_have_value(text)
 
 
 def look_again(page: Page) -> None:

@@ -22,7 +22,7 @@ LONG = "account-" + "x" * 120
 
 PAGES = [
     "overview", "partition", "key", "held", "dead_letters", "find",
-    "parked", "computations", "computation", "workers", "keys", "audit", "ends",
+    "parked", "computations", "computation", "workers", "versions", "keys", "audit", "ends", "sink", "sink_dead_letters",
 ]  # fmt: skip
 
 
@@ -49,6 +49,8 @@ def shown(live: LiveGroup) -> Iterator[dict[str, str]]:
         "keys": "/partitions/keys?computation=pay&prefix=" + quote(HOSTILE[:3], safe=""),
         "audit": "/partitions/audit",
         "ends": "/partitions/ends",
+        "sink": "/partition/0?sink=warehouse",
+        "sink_dead_letters": "/partitions/dead-letters?sink=warehouse",
     }
 
 

@@ -49,7 +49,7 @@ def events(served: Served, path: str = "/partitions/events") -> Iterator[tuple[s
 
 
 def sampler(served: Served) -> Live | None:
-    return getattr(served.flower, "partitions_live", None)
+    return next(iter(getattr(served.flower, "partitions_live", {}).values()), None)
 
 
 def test_the_first_event_has_the_history_and_the_next_ones_the_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 import pytest
 
@@ -144,10 +145,29 @@ def test_sinks_have_a_group_each_and_sources_a_lease(served: Served, filled: Fil
     found = served.ask("/api/partitions/ends").json
     (sink,) = [one for one in found["sinks"] if one["sink"] == "warehouse"]
     assert (sink["waiting"], sink["parked"], sink["processes"], sink["dead_letters"]) == (2, 1, [], 0)
-    assert sink["parked_keys"][0]["key"] == HOSTILE
     assert {"name": "stored orders", "pushes": 7, "lease_until": 1.0, "ended": False} in found["sources"]
     page = served.ask("/partitions/ends").text
-    assert "2 outputs" in page and "no process" in page and HOSTILE not in page
+    assert "2 outputs" in page and "no process" in page and "/partitions/parked?sink=warehouse" in page
+
+
+def test_every_page_and_action_works_on_the_group_of_a_sink(served: Served, filled: Filled) -> None:
+    """With `?sink=NAME`; and nothing of it is done to the group itself."""
+    names, text = Names(filled.names.sink_group("warehouse")), HOSTILE.replace("/", "%2F")
+    for own in (filled.names, names):
+        filled.client.hset(own.parked("0"), HOSTILE, json.dumps({"due": None, "attempt": 2, "task": "warehouse", "since": 5.0, "error": HOSTILE}))
+        filled.client.lpush(own.mailbox("0", HOSTILE), b'{"headers": {"task": "t", "id": "m"}}')
+    page = served.ask("/partitions/parked?sink=warehouse").text
+    assert f"/partitions/key?sink=warehouse&amp;key={quote(HOSTILE, safe='')}" in page and HOSTILE not in page
+    assert "Retry" in served.ask(f"/partitions/key?sink=warehouse&key={text}").text
+    for path in ("/partition/0", "/partitions/dead-letters", "/partitions", "/partitions/history", "/api/partitions", "/api/partitions/0"):
+        assert served.ask(f"{path}?sink=warehouse").status == 200, path
+    assert served.ask("/api/partitions/parked?sink=warehouse").json["found"] == 1
+    assert served.post("/api/partitions/key/retry?sink=warehouse", {"key": HOSTILE}).status == 200
+    assert served.post("/api/partitions/0/pause?sink=warehouse").json["message"].endswith("is paused")
+    assert filled.client.hget(names.parked("0"), HOSTILE) != filled.client.hget(filled.names.parked("0"), HOSTILE)
+    assert served.ask("/api/partitions/ends").json["sinks"][0]["paused"] and not served.ask("/api/partitions/0").json["paused"]
+    for path in ("/partitions/parked", "/api/partitions/parked"):
+        assert served.ask(f"{path}?sink=nowhere").status == 404
 
 
 def test_workers_with_code_memory_and_calls(served: Served, filled: Filled) -> None:

@@ -83,7 +83,7 @@ def attention() -> str:
 
 
 def routes() -> str:
-    """Every address of the JSON API, from the docstrings of the handlers."""
+    """Every address of the JSON API, from the views and the docstrings of the handlers."""
     rows = []
     for spec in HANDLERS:
         assert isinstance(spec, URLSpec)
@@ -91,7 +91,8 @@ def routes() -> str:
         if path.startswith("/api/"):
             method = "POST" if "post" in vars(spec.handler_class) else "GET"
             path = path.replace("([0-9]+|ingress)", "PARTITION").replace("(.+)", "KEY").replace("(", "{").replace(")", "}")
-            rows.append((method, f"`{path}`", _without_address(first_sentences(spec.handler_class.__doc__))))
+            help_text = spec.kwargs["view"].help if spec.kwargs else first_sentences(spec.handler_class.__doc__)
+            rows.append((method, f"`{path}`", _without_address(help_text)))
     return table(("method", "path", "answer"), *rows)
 
 

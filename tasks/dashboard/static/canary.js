@@ -6,7 +6,7 @@
   const PATIENCE = 8; // seconds
 
   async function look(query) {
-    const words = new URLSearchParams({...query, q: query.text || ""});
+    const words = new URLSearchParams({...query, q: query.text || "", sink: page.dataset.sink});
     const reply = await fetch(page.dataset.api + "/dead-letters?" + words, {credentials: "same-origin"});
     return reply.ok ? await reply.json() : null;
   }

@@ -73,11 +73,16 @@
     return found ? decodeURIComponent(found.slice(name.length + 1)) : "";
   }
 
+  // The query of addresses about a sink's own group.
+  function ofSink() {
+    return page.dataset.sink ? "?" + new URLSearchParams({sink: page.dataset.sink}) : "";
+  }
+
   // POST to the API. Returns the server's answer, or throws an Error with the server's text.
   async function post(path, body) {
     let reply;
     try {
-      reply = await fetch(page.dataset.api + "/" + path, {
+      reply = await fetch(page.dataset.api + "/" + path + ofSink(), {
         method: "POST", credentials: "same-origin", body: JSON.stringify(body),
         headers: {"Content-Type": "application/json", "X-XSRFToken": cookie("_xsrf")},
       });

@@ -30,10 +30,11 @@
     const line = document.createElement("li");
     line.className = "attention-" + one.severity;
     line.dataset.rule = one.rule;
-    const badge = document.createElement("span"), link = document.createElement("a"), why = document.createElement("span"), action = document.createElement("span");
+    // What is on this page needs no link to it.
+    const badge = document.createElement("span"), link = document.createElement(one.page === "partitions" ? "strong" : "a"), why = document.createElement("span"), action = document.createElement("span");
     badge.className = "badge text-bg-" + (one.severity === "critical" ? "danger" : "warning");
     badge.textContent = one.severity;
-    link.href = page.dataset.page.replace(/partitions$/, "") + one.page;
+    if (link.nodeName === "A") { link.href = page.dataset.page.replace(/partitions$/, "") + one.page; }
     link.textContent = visible(one.what);
     why.className = "attention-why";
     why.textContent = visible(one.why) + (one.since === null ? "" : " · for " + span((last ? last.at : Date.now() / 1000) - one.since));

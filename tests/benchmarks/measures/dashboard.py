@@ -23,7 +23,7 @@ from tests.support.server import free_port
 from tests.support.wait import wait_until
 
 #: The pause between two requests of a user who opens one page after another.
-BETWEEN_REQUESTS_SECONDS = 0.25
+BETWEEN_REQUESTS_SECONDS = 0.1
 #: Longer than Flower's start on a busy machine.
 READY_SECONDS = 60.0
 
@@ -31,7 +31,7 @@ PAGE, API = "/partitions", "/api/partitions"
 #: Every page. `S5` is a key.
 PATHS = (
     PAGE, API, "/partition/1", "/partitions/key?key=S5", "/partitions/computations", "/partitions/computation?name=average+price", "/partitions/workers",
-    "/partitions/parked", "/partitions/dead-letters", "/partitions/keys?computation=average+price&prefix=S5", "/partitions/ends", "/partitions/audit",
+    "/partitions/versions", "/partitions/parked", "/partitions/dead-letters", "/partitions/keys?computation=average+price&prefix=S5", "/partitions/ends", "/partitions/audit",
     "/partitions/history?seconds=3600",
 )  # fmt: skip
 
@@ -40,6 +40,10 @@ def measure(bench: Bench) -> list[Row]:
     size = bench.size
     opened, closed, pairs, processor = (Samples() for _ in range(4))
     pages = {path: Samples() for path in PATHS}
+    bench.clear()
+    bench.run("partitioned_client.py", "fill-keys", "--keys", size.many_keys, PARTITIONS=size.many_partitions)
+    with bench.worker("partitioned", PARTITIONS=size.many_partitions) as worker:
+        bench.watch(partition_queues(size.many_partitions), [worker])
     for number in range(bench.rounds):
         try:
             spans, seconds = one_round(bench)
@@ -113,10 +117,6 @@ def one_round(bench: Bench) -> tuple[list[Span], dict[str, list[float]]]:
     size = bench.size
     settings = {"PARTITIONS": size.many_partitions}
     queues = partition_queues(size.many_partitions)
-    bench.clear()
-    bench.run("partitioned_client.py", "fill-keys", "--keys", size.many_keys, **settings)
-    with bench.worker("partitioned", **settings) as worker:
-        bench.watch(queues, [worker])
     bench.run("partitioned_client.py", "fill", "--count", size.dashboard_messages, "--keys", size.many_keys, **settings)
     with (
         flower(bench, "open", **settings) as looked_at,
@@ -203,7 +203,7 @@ def answers(base: str) -> bool:
 
 def fetch(url: str) -> None:
     """Read the whole answer. An error status raises."""
-    with urllib.request.urlopen(url, timeout=30) as reply:
+    with urllib.request.urlopen(url, timeout=120) as reply:
         reply.read()
 
 
