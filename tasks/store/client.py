@@ -20,6 +20,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from celery_partitions.model.errors import SetupError
+from celery_partitions.store.packing import Packer
 from celery_partitions_config.settings import Settings
 
 #: What redis-py raises when the problem is the whole server (gone, silent, loading, a replica after a failover), not one key.
@@ -38,7 +39,7 @@ MAX_CONNECTIONS = 2**31
 
 def connect(settings: Settings) -> redis.Redis:
     """A client for the server in the settings. It connects on first use. Raises `SetupError` for an invalid URL."""
-    return _connect(settings, redis.Redis, Sentinel, Retry)  # type: ignore[no-any-return]
+    return _connect(settings, redis.Redis, Sentinel, Retry, command_packer=Packer())  # type: ignore[no-any-return]
 
 
 def connect_async(settings: Settings) -> Any:
@@ -46,7 +47,7 @@ def connect_async(settings: Settings) -> Any:
     return _connect(settings, redis.asyncio.Redis, AsyncSentinel, AsyncRetry)
 
 
-def _connect(settings: Settings, make_client: Any, make_sentinel: Any, make_retry: Any) -> Any:
+def _connect(settings: Settings, make_client: Any, make_sentinel: Any, make_retry: Any, **more: Any) -> Any:
     options: dict[str, Any] = {
         "retry": make_retry(NoBackoff(), 0),
         "socket_timeout": settings.redis_timeout_seconds,
@@ -55,6 +56,7 @@ def _connect(settings: Settings, make_client: Any, make_sentinel: Any, make_retr
         "health_check_interval": 0,
         # Where a server refuses CLIENT TRACKING a worker waits on one connection for each partition; redis-py's own limit is 100.
         "max_connections": MAX_CONNECTIONS,
+        **more,
     }
     url = settings.redis_url
     refuse_failover(url)
