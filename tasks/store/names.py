@@ -25,8 +25,8 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
                                            version:<computation>: the highest version of its states written here, if above 1;
                                            or `renamed to <computation>`
                                            timeline_bytes: how long all timelines are together
-                                           beside_until: until when delayed messages are released in small groups, because other messages came too
-                                           them (ms)
+                                           beside_until: until when delayed messages are released in small groups, because other messages
+                                           came too (ms)
                                            takeovers: when it was last taken from a worker that had died (ms, space-separated, bounded)
                                            counters: processed, failed, emitted, …
 {partition.3}:state:<computation>   hash   key → record (store/record.py) around the pickled state
@@ -93,7 +93,7 @@ partition.sink.<name>               name of a group with one partition, for a si
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -114,6 +114,25 @@ _IS_NUMBER = re.compile(r"0|[1-9][0-9]*")
 _NUMBER_AT_END = re.compile(r"\.(?=[0-9]+$)")
 
 
+class _GroupKey:
+    """A key of the group, as an attribute of `Names`."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __get__(self, names: Names, owner: type[Names]) -> str:
+        return names.key(INGRESS, self.what)
+
+
+def _partition_key(what: str) -> Callable[[Names, str], str]:
+    """A key of a partition, as a method of `Names`."""
+
+    def key(names: Names, partition: str) -> str:
+        return names.key(partition, what)
+
+    return key
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """The names of one partition group. `prefix` is kombu's `global_keyprefix`, which kombu adds to queues."""
@@ -122,6 +141,40 @@ class Names:
     prefix: str = ""
     #: Whether numbered partitions are on other servers than the group's keys (`PARTITIONS_URL`).
     is_spread: bool = False
+
+    # Keys of the group.
+    group_meta = _GroupKey("group")
+    workers = _GroupKey("workers")
+    pins = _GroupKey("pins")
+    owners = _GroupKey("owners")
+    since = _GroupKey("since")
+    changed = _GroupKey("changed")
+    audit = _GroupKey("audit")
+    draining = _GroupKey("draining")
+    tasks = _GroupKey("tasks")
+    wanted = _GroupKey("wanted")
+    epochs = _GroupKey("epochs")
+    reads = _GroupKey("reads")
+    refused = _GroupKey("refused")
+    measurements = _GroupKey("measurements")
+    computations = _GroupKey("computations")
+    reports = _GroupKey("reports")
+    policies = _GroupKey("policies")
+
+    # Keys of a partition: call with the partition.
+    meta = _partition_key("meta")
+    inbox = _partition_key("inbox")
+    outbox = _partition_key("outbox")
+    outbox_tails = _partition_key("outbox:tails")
+    received = _partition_key("received")
+    delayed = _partition_key("delayed")
+    parked = _partition_key("parked")
+    parked_due = _partition_key("parked:due")
+    dead = _partition_key("dead")
+    dead_raw = _partition_key("dead:raw")
+    isolation = _partition_key("isolation")
+    timelines = _partition_key("timelines")
+    timelines_order = _partition_key("timelines:order")
 
     def __post_init__(self) -> None:
         if "}" in self.root and _around(self.root)[0]:
@@ -170,7 +223,7 @@ class Names:
         """The lists where kombu's default options put messages with a priority. In a cluster they would be in other slots; kombu does not reach
         those servers, so names in the partition's slot stand for them."""
         if self.is_spread and partition != INGRESS:
-            return [self._key(partition, f"priority:{suffix[-1]}") for suffix in PRIORITY_SUFFIXES]
+            return [self.key(partition, f"priority:{suffix[-1]}") for suffix in PRIORITY_SUFFIXES]
         return [self.queue(partition) + suffix for suffix in PRIORITY_SUFFIXES]
 
     def owns(self, key: bytes) -> bool:
@@ -190,15 +243,12 @@ class Names:
         queues = _escaped(self.root)
         return (queues, f"{queues}[.\x06]*", f"{start}{_escaped(tail)}:*", f"{start}.*")
 
-    def _key(self, partition: str, what: str) -> str:
+    def key(self, partition: str, what: str) -> str:
+        """The key `what` of a partition."""
         return _start_of_keys(self.queue(partition)) + what
 
     def _group_key(self, what: str) -> str:
-        return self._key(INGRESS, what)
-
-    @property
-    def group_meta(self) -> str:
-        return self._group_key("group")
+        return self.key(INGRESS, what)
 
     @property
     def older_group_meta(self) -> str:
@@ -216,57 +266,9 @@ class Names:
         start = _COMPUTATION.encode()
         return tuple(field[len(start) :].decode("utf-8", "replace") for field in group_meta if field.startswith(start))
 
-    @property
-    def workers(self) -> str:
-        return self._group_key("workers")
-
-    @property
-    def pins(self) -> str:
-        return self._group_key("pins")
-
-    @property
-    def owners(self) -> str:
-        return self._group_key("owners")
-
-    @property
-    def since(self) -> str:
-        return self._group_key("since")
-
-    @property
-    def changed(self) -> str:
-        return self._group_key("changed")
-
-    @property
-    def audit(self) -> str:
-        return self._group_key("audit")
-
     def audit_of(self, partition: str) -> str:
         """The audit that a script on a partition's keys writes: the group's, or one on the partition's server."""
-        return self._key(partition, "audit") if self.is_spread else self.audit
-
-    @property
-    def draining(self) -> str:
-        return self._group_key("draining")
-
-    @property
-    def tasks(self) -> str:
-        return self._group_key("tasks")
-
-    @property
-    def wanted(self) -> str:
-        return self._group_key("wanted")
-
-    @property
-    def epochs(self) -> str:
-        return self._group_key("epochs")
-
-    @property
-    def reads(self) -> str:
-        return self._group_key("reads")
-
-    @property
-    def refused(self) -> str:
-        return self._group_key("refused")
+        return self.key(partition, "audit") if self.is_spread else self.audit
 
     @staticmethod
     def version_field(computation: str) -> str:
@@ -276,22 +278,6 @@ class Names:
     @staticmethod
     def computation_of_version(field: str) -> str:
         return field.removeprefix(_VERSION)
-
-    @property
-    def measurements(self) -> str:
-        return self._group_key("measurements")
-
-    @property
-    def computations(self) -> str:
-        return self._group_key("computations")
-
-    @property
-    def reports(self) -> str:
-        return self._group_key("reports")
-
-    @property
-    def policies(self) -> str:
-        return self._group_key("policies")
 
     def sink_group(self, name: str) -> str:
         """The name of the one-partition group whose worker delivers to a sink outside Redis.
@@ -306,70 +292,31 @@ class Names:
         """The key with a source's progress. `run`: one of several processes that read the source."""
         return self._group_key(f"source:{name}") if run is None else self._group_key(f"source:{name}:{run}")
 
-    def meta(self, partition: str) -> str:
-        return self._key(partition, "meta")
-
-    def inbox(self, partition: str) -> str:
-        return self._key(partition, "inbox")
-
     def states(self, partition: str, computation: str) -> str:
-        return self._key(partition, f"state:{computation}")
-
-    def outbox(self, partition: str) -> str:
-        return self._key(partition, "outbox")
-
-    def outbox_tails(self, partition: str) -> str:
-        return self._key(partition, "outbox:tails")
-
-    def received(self, partition: str) -> str:
-        return self._key(partition, "received")
-
-    def delayed(self, partition: str) -> str:
-        return self._key(partition, "delayed")
-
-    def parked(self, partition: str) -> str:
-        return self._key(partition, "parked")
-
-    def parked_due(self, partition: str) -> str:
-        return self._key(partition, "parked:due")
+        return self.key(partition, f"state:{computation}")
 
     def mailbox(self, partition: str, key: str) -> bytes:
         """The key is bytes, because a message's key may be any bytes."""
-        return self._key(partition, "mailbox:").encode() + key.encode("utf-8", "surrogateescape")
+        return self.key(partition, "mailbox:").encode() + key.encode("utf-8", "surrogateescape")
 
     def rates(self, partition: str, computation: str) -> str:
-        return self._key(partition, f"rates:{computation}")
+        return self.key(partition, f"rates:{computation}")
 
     def shared_rates(self, computation: str) -> str:
         return self._group_key(f"rates:{computation}")
 
-    def dead(self, partition: str) -> str:
-        return self._key(partition, "dead")
-
-    def dead_raw(self, partition: str) -> str:
-        return self._key(partition, "dead:raw")
-
-    def isolation(self, partition: str) -> str:
-        return self._key(partition, "isolation")
-
     def commits(self, partition: str) -> str:
         # With the group's measurements, because one script writes both.
-        return self._group_key(f"commits:{partition}") if self.is_spread else self._key(partition, "commits")
-
-    def timelines(self, partition: str) -> str:
-        return self._key(partition, "timelines")
-
-    def timelines_order(self, partition: str) -> str:
-        return self._key(partition, "timelines:order")
+        return self._group_key(f"commits:{partition}") if self.is_spread else self.key(partition, "commits")
 
     def history(self, partition: str, resolution: Resolution) -> str:
-        return self._key(partition, f"history:{resolution}")
+        return self.key(partition, f"history:{resolution}")
 
     def computation_history(self, computation: str, resolution: Resolution) -> str:
         return self._group_key(f"history:{resolution}:{computation}")
 
     def deduplication(self, partition: str, computation: str, age: Literal["young", "old"]) -> str:
-        return self._key(partition, f"seen:{age}:{computation}")
+        return self.key(partition, f"seen:{age}:{computation}")
 
 
 def partitions_and_ingress(partitions: int) -> list[str]:

@@ -8,7 +8,6 @@ conftest imports `celery_partitions.wallaroo`.
     older         the builder of 0.1 to 0.5 (composition: states that pipelines share)
     loader        loads an application by its module application  it as a Celery app, for the runner's processes
     runner        starts and stops the processes     unfinished   messages that are not processed yet
-    absent        what is not supported
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from celery_partitions.pipeline.windows import (
     range_windows,
     seconds,
 )
-from celery_partitions.wallaroo.absent import CONNECTORS, KAFKA, AbsentModule, refuse
 from celery_partitions.wallaroo.arguments import tcp_parse_input_addrs, tcp_parse_output_addrs
 from celery_partitions.wallaroo.computations import (
     Computation,
@@ -57,14 +55,6 @@ _ARGS: tuple[str, ...] = ()
 
 # Makes `import wallaroo` find this module, also in tests of an application whose conftest imports `celery_partitions.wallaroo`.
 sys.modules["wallaroo"] = sys.modules[__name__]
-experimental = AbsentModule("wallaroo.experimental", CONNECTORS)
-sys.modules |= {"wallaroo.experimental": experimental, "wallaroo.experimental.connectors": experimental}
-
-
-def __getattr__(name: str) -> Any:
-    if "kafka" in name.lower():
-        refuse(f"wallaroo.{name}", KAFKA)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def serialize(value: Any) -> bytes:

@@ -123,28 +123,6 @@ def test_the_name_wallaroo_is_this_module() -> None:
 
 
 @pytest.mark.parametrize(
-    "code",
-    [
-        "from wallaroo import KafkaSourceConfig",
-        "import wallaroo; wallaroo.KafkaSinkConfig(1, 2, 3)",
-        "import wallaroo; wallaroo.kafka_parse_source_options([])",
-        "from wallaroo import DefaultKafkaSourceCLIParser",
-        "from wallaroo.experimental import SourceConnectorConfig",
-        "import wallaroo.experimental; wallaroo.experimental.stream_message_decoder(bytes.decode)",
-        "from wallaroo.experimental import connectors",
-        "from wallaroo.experimental.connectors import SinkConnector",
-    ],
-)
-def test_importing_an_unsupported_module_says_what_to_use(code: str) -> None:
-    with pytest.raises(ImportError, match=r"is not supported here\. (Use|Let) .*Celery producer"):
-        exec(code, {})
-
-
-def test_any_other_name_is_an_attribute_error() -> None:
-    assert not hasattr(wallaroo, "nothing")
-
-
-@pytest.mark.parametrize(
     ("given", "addresses"),
     [
         (["--in", "a:1"], [("a", "1")]),
