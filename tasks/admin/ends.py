@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from celery_partitions.admin.attention_facts import Attended, Ends
 from celery_partitions.admin.history_json import points_in, samples
-from celery_partitions.admin.overview import read_overview
+from celery_partitions.admin.overview import int_or_zero, read_overview
 from celery_partitions.admin.workers import read_workers
 from celery_partitions.store.history import read_points
 
@@ -55,13 +55,6 @@ def read_sources(group: Attended, ends: Ends) -> list[SourceStatus]:
             pipe.hmget(group.names.source(name), ["number", "until", "ended"])
         rows = cast(list[list[bytes | None]], pipe.execute())
     return [
-        SourceStatus(name, _number(number), _number(until) / 1000, ended == b"1")
+        SourceStatus(name, int_or_zero(number), int_or_zero(until) / 1000, ended == b"1")
         for name, (number, until, ended) in zip(ends.sources, rows, strict=True)
     ]
-
-
-def _number(text: bytes | None) -> int:
-    try:
-        return int(text or 0)
-    except ValueError:
-        return 0

@@ -39,6 +39,7 @@ from celery_partitions.admin.transfer import (
 from celery_partitions.model.errors import SetupError
 from celery_partitions.model.keys import key_text
 from celery_partitions.store.names import INGRESS, Names
+from celery_partitions.store.server import server_time
 from celery_partitions.store.topology import read_topology
 
 #: Values read in one round trip.
@@ -86,9 +87,7 @@ class Exporter:
         # Readable by its owner only, because it contains states and messages.
         with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as stream:
             try:
-                seconds, micros = self.client.time()
-                at = seconds + micros / 1_000_000
-                write_line(stream, Header(FORMAT, VERSION, self.names.group, number, at, self.names.root))
+                write_line(stream, Header(FORMAT, VERSION, self.names.group, number, server_time(self.client), self.names.root))
                 with self._resting(partitions if pause_all else []):
                     records = self._write_policies(stream)
                     records += self._write_partitions(stream, partitions) if pause_all else self._write_each(stream, partitions)

@@ -115,7 +115,7 @@ class History:
 
     def _measure(self, overview: Overview) -> None:
         self._latency = {partition.partition: partition.measurements.latency for partition in overview.partitions}
-        self._latency[TOTAL] = merged(partition.measurements for partition in overview.partitions).latency
+        self._latency[TOTAL] = merged(partition.measurements.latency for partition in overview.partitions)
         known = self._latencies
         if not known or overview.at - known[-1][0] >= LATENCY_STEP_SECONDS:
             known.append((overview.at, self._latency))

@@ -13,7 +13,7 @@ import redis
 
 from celery_partitions.admin.audit import Audit
 from celery_partitions.model.effects import ParkedKey
-from celery_partitions.model.keys import key_bytes, key_text, normalize_key
+from celery_partitions.model.keys import key_bytes, key_text, normalize_key, shown_key
 from celery_partitions.model.messages import name_of
 from celery_partitions.model.own_lines import is_own_line, key_and_computation, own_line
 from celery_partitions.model.task_lines import partition_of_line
@@ -23,6 +23,7 @@ from celery_partitions.store.hashes import filled
 from celery_partitions.store.names import Names, partitions_and_ingress
 from celery_partitions.store.parked_keys import due_score, read_record
 from celery_partitions.store.scripts import digest_of, script
+from celery_partitions.store.server import server_time
 
 #: `running`: the call of the first waiting message is in flight, so there is nothing to do. `not-failed`: the first waiting message has not failed, so there is nothing to skip or discard. `changed`: another message has
 #: failed since the operator looked, or the key kept changing. `batch`: several messages failed in one call of a batch computation, and nobody
@@ -168,15 +169,14 @@ class ParkedKeys:
 
     def _try(self, key: str, action: str, seen: _Seen, by: str) -> str:
         partition, names = self.partition(key), self.names
-        seconds, micros = self.client.time()
-        now = seconds + micros / 1_000_000
+        now = server_time(self.client)
         written = self._skipped_dead_letter(key, seen, now) if action == "skip" else None
         if action == "retry":
             left = msgspec.structs.replace(seen.parked, due=now, attempt=1)
         else:
             left = ParkedKey(due=now, attempt=1, since=now)
         detail = {
-            "key": key_bytes(key_and_computation(key)[0]).decode("utf-8", "backslashreplace"),
+            "key": shown_key(key_and_computation(key)[0]),
             "partition": _numbered(partition),
             "message_id": seen.parked.message_id,
             "error": seen.parked.error,
@@ -221,7 +221,7 @@ class ParkedKeys:
             trace=seen.parked.trace,
             task=task,
             message_id=message_id,
-            key=key_bytes(key_and_computation(key)[0]).decode("utf-8", "backslashreplace"),
+            key=shown_key(key_and_computation(key)[0]),
             attempts=max(0, seen.parked.attempt - 1),
             died_at=now,
             raw=base64.b64encode(raw).decode(),

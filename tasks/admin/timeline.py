@@ -15,8 +15,9 @@ from celery_partitions.admin.state_json import plain_fields, plain_value
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.errors import PartitionError
-from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.keys import key_bytes, shown_key
 from celery_partitions.model.timeline import Event, KeyChange, StateChange
+from celery_partitions.store.server import server_time
 from celery_partitions.store.states import StateReader
 from celery_partitions.store.timelines import read_timeline
 
@@ -132,7 +133,7 @@ class KeyWatch:
     def look(self) -> list[Row]:
         """What happened since the last look, oldest first. After an error, the next look returns what this one missed."""
         changes, audited = self._changes(), self._audit_records()
-        records, parked, now = self._read_records(), next(iter(self.parked_keys.of_key(self.key)), None), self._now()
+        records, parked, now = self._read_records(), next(iter(self.parked_keys.of_key(self.key)), None), server_time(self.states.client)
         rows = list(self._rows_of([one for one in reversed(changes) if _place(one) > self._seen_change]))
         rows += [row_of_record(one) for one in reversed(audited) if one.at > self._seen_audit]
         standing = _standing(parked)
@@ -147,7 +148,7 @@ class KeyWatch:
         return read_timeline(self.states.client, self.states.names, self.partition, self.key)[:MAX_ROWS]
 
     def _audit_records(self) -> list[AuditRecord]:
-        name = key_bytes(self.key).decode("utf-8", "backslashreplace")
+        name = shown_key(self.key)
         return [one for one in self.audit.last(MAX_AUDIT) if one.detail.get("key") == name]
 
     def _rows_of(self, changes: Iterable[KeyChange]) -> Iterator[Row]:
@@ -178,10 +179,6 @@ class KeyWatch:
             if isinstance(one, redis.RedisError) and not isinstance(one, redis.ResponseError):
                 raise one
         return {name: one if isinstance(one, bytes) else None for name, one in zip(wanted, found, strict=True)}
-
-    def _now(self) -> float:
-        seconds, micros = self.states.client.time()
-        return float(seconds + micros / 1_000_000)
 
     def _diff(self, computation: str, change: StateChange) -> StateDiff:
         sizes = [one for one in (change.before, change.after) if isinstance(one, int)]

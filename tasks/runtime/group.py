@@ -21,6 +21,7 @@ from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.names import Names
 from celery_partitions.store.programs import AsyncClients
+from celery_partitions.store.server import server_time
 from celery_partitions.store.servers import Servers, connect_group
 from celery_partitions.store.servers_async import AsyncServers, connect_group_async
 from celery_partitions.store.states import StateReader
@@ -143,8 +144,7 @@ class Group:
 
     def now(self) -> float:
         """The server's time, in seconds since the epoch."""
-        seconds, micros = self.client.time()
-        return float(seconds + micros / 1_000_000)
+        return server_time(self.client)
 
     def status(self) -> list[PartitionStatus]:
         self.check()

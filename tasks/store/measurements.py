@@ -16,7 +16,6 @@ from celery_partitions.store.telemetry import (
     ComputationMeasurements,
     Measurements,
     dump_measurements,
-    load_computation,
     load_measurements,
 )
 
@@ -65,4 +64,4 @@ def read_computations(client: redis.Redis, names: Names) -> dict[str, Computatio
         rows = cast(Mapping[bytes, bytes], client.hgetall(names.computations))
     except redis.ResponseError:
         return {}
-    return {name.decode("utf-8", "replace"): load_computation(text) for name, text in rows.items()}
+    return {name.decode("utf-8", "replace"): load_measurements(text, ComputationMeasurements) for name, text in rows.items()}

@@ -11,12 +11,14 @@ import redis
 
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import key_bytes, key_text
+from celery_partitions.store.decoding import decoded
 from celery_partitions.store.names import Names
 
 #: Keys in one HMGET.
 PAGE = 1000
 
 _json = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ParkedKey).decode
 
 
 class ParkedKeys(NamedTuple):
@@ -85,10 +87,7 @@ def _read(client: redis.Redis, names: Names, partition: str, keys: Iterable[str]
 
 def read_record(record: bytes) -> ParkedKey:
     """Decode a parked key's record. An invalid record counts as due immediately."""
-    try:
-        return msgspec.json.decode(record, type=ParkedKey)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ParkedKey(due=0.0, attempt=1)
+    return decoded(_decode, record) or ParkedKey(due=0.0, attempt=1)
 
 
 def mailbox_lengths(client: redis.Redis, names: Names, partition: str, keys: Iterable[str]) -> dict[str, int]:

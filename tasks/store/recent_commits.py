@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from celery_partitions.store.decoding import decoded
+
 #: Commits kept per partition, the newest.
 MAX_KEPT = 20
 
@@ -54,10 +56,4 @@ def dump_commit(commit: RecentCommit) -> bytes:
 
 def load_commits(texts: Iterable[bytes]) -> list[RecentCommit]:
     """Decode JSON, in the same order. Skips entries that can't be decoded, because another version wrote them."""
-    found = []
-    for text in texts:
-        try:
-            found.append(_decode(text))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-    return found
+    return [commit for text in texts if (commit := decoded(_decode, text)) is not None]

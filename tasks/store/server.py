@@ -32,6 +32,12 @@ NO_CLUSTER = (
 OLDEST_CLUSTER = (7, 0)
 
 
+def server_time(client: redis.Redis) -> float:
+    """The server's clock: seconds since the epoch."""
+    seconds, micros = client.time()
+    return float(seconds + micros / 1_000_000)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One problem with the server, and how to fix it."""

@@ -6,9 +6,13 @@ All values are cumulative since the group began. They are stored as the JSON of 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
 
 import msgspec
+
+from celery_partitions.store.decoding import decoded
 
 #: Upper bounds of the histograms' buckets. Each histogram has one more bucket, for values above the last bound.
 LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
@@ -74,20 +78,18 @@ class Removal(msgspec.Struct, frozen=True, gc=False):
     at: float
 
 
-def _latency() -> Histogram:
-    return Histogram([0] * (len(LATENCY_SECONDS) + 1))
+#: The histograms by the name of their field.
+BOUNDS: Mapping[str, Sequence[float]] = {
+    "latency": LATENCY_SECONDS,
+    "batch": BATCH_MESSAGES,
+    "commit": COMMIT_SECONDS,
+    "computation": COMPUTATION_SECONDS,
+}
 
 
-def _batch() -> Histogram:
-    return Histogram([0] * (len(BATCH_MESSAGES) + 1))
-
-
-def _commit() -> Histogram:
-    return Histogram([0] * (len(COMMIT_SECONDS) + 1))
-
-
-def _computation() -> Histogram:
-    return Histogram([0] * (len(COMPUTATION_SECONDS) + 1))
+def _histogram(name: str) -> Any:
+    """A field with an empty histogram."""
+    return msgspec.field(default_factory=lambda: Histogram([0] * (len(BOUNDS[name]) + 1)))
 
 
 class Measurements(msgspec.Struct, omit_defaults=True, gc=False):
@@ -95,13 +97,13 @@ class Measurements(msgspec.Struct, omit_defaults=True, gc=False):
 
     #: Seconds from a message's `sent_at` to the answer to its commit. Sampled: a few messages of each batch represent all of them. Only
     #: messages that have `sent_at` and were not delayed count.
-    latency: Histogram = msgspec.field(default_factory=_latency)
+    latency: Histogram = _histogram("latency")
     #: Messages per commit.
-    batch: Histogram = msgspec.field(default_factory=_batch)
+    batch: Histogram = _histogram("batch")
     #: Seconds from sending a commit to handling its answer. A worker with several partitions runs another partition's batch meanwhile.
-    commit: Histogram = msgspec.field(default_factory=_commit)
+    commit: Histogram = _histogram("commit")
     #: Seconds of computation per message: a batch's time divided by its messages, counted once for each message.
-    computation: Histogram = msgspec.field(default_factory=_computation)
+    computation: Histogram = _histogram("computation")
     #: How often a worker took over the partition from another worker, or from none.
     takeovers: int = 0
     #: Commits refused because another worker had taken over.
@@ -131,70 +133,35 @@ class ComputationMeasurements(msgspec.Struct, omit_defaults=True, gc=False):
     #: Calls of a batch computation. `processed` divided by them: how many messages a call gets.
     batches: int = 0
     #: As in `Measurements`.
-    latency: Histogram = msgspec.field(default_factory=_latency)
+    latency: Histogram = _histogram("latency")
     #: Seconds of one call. Calls of one batch of a plain computation count with their mean.
-    computation: Histogram = msgspec.field(default_factory=_computation)
+    computation: Histogram = _histogram("computation")
     last_error: LastError | None = None
 
 
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Measurements).decode
-_decode_computation = msgspec.json.Decoder(ComputationMeasurements).decode
-_LENGTHS = {
-    "latency": len(LATENCY_SECONDS) + 1,
-    "batch": len(BATCH_MESSAGES) + 1,
-    "commit": len(COMMIT_SECONDS) + 1,
-    "computation": len(COMPUTATION_SECONDS) + 1,
-}
+M = TypeVar("M", Measurements, ComputationMeasurements)
+_decoder = cache(msgspec.json.Decoder)
 
 
 def dump_measurements(found: Measurements | ComputationMeasurements) -> bytes:
-    return _encode(found)
+    return msgspec.json.encode(found)
 
 
-def load_measurements(text: bytes | None) -> Measurements:
+def load_measurements(text: bytes | None, kind: type[M] = Measurements) -> M:  # type: ignore[assignment]
     """Decode JSON. What can't be decoded, or has other bounds because another version wrote it, counts as empty."""
-    if text is None:
-        return Measurements()
-    try:
-        found = _decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return Measurements()
-    for name, length in _LENGTHS.items():
-        if len(getattr(found, name).counts) != length:
-            setattr(found, name, Histogram([0] * length))
+    found: M | None = None if text is None else decoded(_decoder(kind).decode, text)
+    if found is None:
+        return kind()
+    for name, bounds in BOUNDS.items():
+        if name in kind.__struct_fields__ and len(getattr(found, name).counts) != len(bounds) + 1:
+            setattr(found, name, getattr(kind(), name))
     return found
 
 
-def load_computation(text: bytes) -> ComputationMeasurements:
-    """Decode JSON, as `load_measurements` does."""
-    try:
-        found = _decode_computation(text)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ComputationMeasurements()
-    for name in ("latency", "computation"):
-        if len(getattr(found, name).counts) != _LENGTHS[name]:
-            setattr(found, name, Histogram([0] * _LENGTHS[name]))
-    return found
-
-
-def merged(parts: Iterable[Measurements]) -> Measurements:
-    """The sum of several partitions' measurements."""
-    whole = Measurements()
+def merged(parts: Iterable[Histogram]) -> Histogram:
+    """The sum of several histograms with the bounds of latencies."""
+    whole = Measurements().latency
     for part in parts:
-        for name in _LENGTHS:
-            mine, its = getattr(whole, name), getattr(part, name)
-            mine.counts = [a + b for a, b in zip(mine.counts, its.counts, strict=True)]
-            mine.total += its.total
-        whole.takeovers += part.takeovers
-        whole.fenced += part.fenced
-        whole.cache_hits += part.cache_hits
-        whole.cache_misses += part.cache_misses
-        whole.retried += part.retried
-        whole.removals += part.removals
-        if part.last_removal is not None and (whole.last_removal is None or part.last_removal.at > whole.last_removal.at):
-            whole.last_removal = part.last_removal
-        its_error, mine_error = part.last_error, whole.last_error
-        if its_error is not None and (mine_error is None or its_error.at > mine_error.at):
-            whole.last_error = its_error
+        whole.counts = [a + b for a, b in zip(whole.counts, part.counts, strict=True)]
+        whole.total += part.total
     return whole

@@ -9,8 +9,11 @@ import redis
 
 from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.timeline import MAX_CHANGE_BYTES, KeyChange
+from celery_partitions.store.decoding import decoded
 from celery_partitions.store.names import Names
 from celery_partitions.store.states import is_wrong_type
+
+_decode = msgspec.json.Decoder(KeyChange).decode
 
 #: The longest timeline of a key: a change of the largest size fits.
 MAX_TIMELINE_BYTES = 2 * MAX_CHANGE_BYTES
@@ -25,10 +28,5 @@ def read_timeline(client: redis.Redis, names: Names, partition: str, key: str) -
         if not is_wrong_type(error):
             raise
         return []
-    found = []
-    for line in cast(bytes, text or b"").split(b"\n"):
-        try:
-            found.append(msgspec.json.decode(line, type=KeyChange))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-    return found
+    lines = cast(bytes, text or b"").split(b"\n")
+    return [change for line in lines if (change := decoded(_decode, line)) is not None]

@@ -9,7 +9,10 @@ from typing import NamedTuple
 import msgspec
 import redis
 
+from celery_partitions.store.decoding import decoded
 from celery_partitions.store.scripts import script
+
+_decode = msgspec.json.Decoder(str).decode
 
 #: Messages read of each half of a queue.
 SAMPLED = 25
@@ -34,12 +37,5 @@ def waiting_tasks(client: redis.Redis, queues: Sequence[str]) -> WaitingTasks:
         length, *tasks = answer
         exact = exact and length <= len(tasks)
         for task, many in Counter(tasks).items():
-            counts[_name(task)] += round(many * length / len(tasks))
+            counts[decoded(_decode, task) or ""] += round(many * length / len(tasks))
     return WaitingTasks(dict(counts), exact)
-
-
-def _name(text: bytes) -> str:
-    try:
-        return msgspec.json.decode(text, type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ""

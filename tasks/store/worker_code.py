@@ -17,6 +17,7 @@ import redis
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.versions import FIRST, RENAMED_TO
+from celery_partitions.store.decoding import decoded
 from celery_partitions.store.names import Names
 
 _decode = msgspec.json.Decoder(dict[str, int]).decode
@@ -42,10 +43,8 @@ class WorkerCode:
     @classmethod
     def from_json(cls, text: bytes) -> WorkerCode | None:
         """What another worker published. None if it cannot be read."""
-        try:
-            return cls(_decode(text))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
+        reads = decoded(_decode, text)
+        return None if reads is None else cls(reads)
 
     @cached_property
     def json(self) -> bytes:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from celery_partitions.store.decoding import decoded
+
 
 class WorkerReport(msgspec.Struct, frozen=True, gc=False):
     """One worker process."""
@@ -42,10 +44,4 @@ def dump_report(report: WorkerReport) -> bytes:
 
 def load_reports(rows: Mapping[bytes, bytes]) -> dict[str, WorkerReport]:
     """Worker id → its report. Skips reports that another version wrote."""
-    found = {}
-    for worker, text in rows.items():
-        try:
-            found[worker.decode("utf-8", "replace")] = _decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-    return found
+    return {worker.decode("utf-8", "replace"): report for worker, text in rows.items() if (report := decoded(_decode, text)) is not None}

@@ -18,7 +18,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 
-from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.keys import shown_key
 from celery_partitions.model.outcome import Failure
 from celery_partitions.store.names import Names
 from celery_partitions.tracing.headers import encode_headers, headers_of, texts_of
@@ -72,7 +72,7 @@ class Tracing:
             return
         attributes = self._about("send", task, queue)
         if self.with_keys:
-            attributes["celery_partitions.key"] = _shown(key())
+            attributes["celery_partitions.key"] = shown_key(key())
         with self.tracer.start_as_current_span(f"send {task}", kind=SpanKind.PRODUCER, attributes=attributes) as span:
             self.carry(headers)
             yield Sent(span)
@@ -86,7 +86,7 @@ class Tracing:
             return carrier
         attributes = self._about("create", task, queue, message_id)
         if self.with_keys and key is not None:
-            attributes["celery_partitions.key"] = _shown(key())
+            attributes["celery_partitions.key"] = shown_key(key())
         span = self.tracer.start_span(f"create {task}", current, SpanKind.PRODUCER, attributes)
         span.end()
         propagate.inject(carrier, trace.set_span_in_context(span, current))
@@ -132,7 +132,7 @@ class Tracing:
         if isinstance(root, str):
             attributes["messaging.message.conversation_id"] = root
         if self.with_keys and key is not None:
-            attributes["celery_partitions.key"] = _shown(key)
+            attributes["celery_partitions.key"] = shown_key(key)
         if attempt > 1:
             attributes["celery_partitions.attempt"] = attempt
         span = self.tracer.start_span(f"process {task}", context, SpanKind.CONSUMER, attributes, links)
@@ -219,8 +219,3 @@ class Tracing:
         """Whether the context belongs to a trace that is not sampled."""
         parent = trace.get_current_span(context).get_span_context()
         return parent.is_valid and not parent.trace_flags.sampled
-
-
-def _shown(key: str) -> str:
-    """A normalized key as text. It may stand for any bytes."""
-    return key_bytes(key).decode("utf-8", "backslashreplace")

@@ -9,7 +9,7 @@ from celery_partitions.admin.overview import read_overview
 from celery_partitions.store.history import Point, read_points
 from celery_partitions.store.measurements import read_computations, read_recent_commits
 from celery_partitions.store.recent_commits import RecentCommit
-from celery_partitions.store.telemetry import Measurements, merged
+from celery_partitions.store.telemetry import BOUNDS, Measurements
 from celery_partitions.store.worker_reports import load_reports
 from tests.fundamentals.application import Deed, Step, record, witness
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
@@ -19,7 +19,18 @@ Make = Callable[..., LiveGroup]
 
 
 def measured(live: LiveGroup) -> Measurements:
-    return merged(partition.measurements for partition in read_overview(live.group).partitions)
+    """The measurements of all partitions together."""
+    parts, whole = [partition.measurements for partition in read_overview(live.group).partitions], Measurements()
+    for name in BOUNDS:
+        mine = getattr(whole, name)
+        for other in (getattr(part, name) for part in parts):
+            mine.counts = [a + b for a, b in zip(mine.counts, other.counts, strict=True)]
+            mine.total += other.total
+    for name in ("takeovers", "fenced", "cache_hits", "cache_misses", "retried", "removals"):
+        setattr(whole, name, sum(getattr(part, name) for part in parts))
+    whole.last_error = max((part.last_error for part in parts if part.last_error is not None), key=lambda one: one.at, default=None)
+    whole.last_removal = max((part.last_removal for part in parts if part.last_removal is not None), key=lambda one: one.at, default=None)
+    return whole
 
 
 def wait_measured(live: LiveGroup, predicate: Callable[[Measurements], bool], message: str) -> Measurements:
