@@ -20,6 +20,7 @@ from celery_partitions.model.messages import details_of
 from celery_partitions.model.outbox import Outbox, current_outbox
 from celery_partitions.producer.direct import DirectPublisher
 from celery_partitions.producer.message_maker import own_id
+from celery_partitions.producer.sent_result import SentResult
 from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.published_form import publish_as_read
@@ -64,7 +65,7 @@ class ComputationTask(Task):  # type: ignore[misc]
             message_id, partition = options.get("task_id") or uuid(), installation.partition_of_message(computation, decoded)
             installation.make_sure_of_room(partition)
             direct.publish(partition, message_id, body, shown)
-            return self.AsyncResult(message_id)
+            return self._sent(message_id)
         if not options.get("queue"):
             options["queue"] = installation.queue_with_room(installation.partition_of_message(computation, decoded))
         return self._by_celery(decoded, body, shown, options)
@@ -83,7 +84,7 @@ class ComputationTask(Task):  # type: ignore[misc]
         root = root_id if isinstance(root_id, str) else parent_id
         _, raw = self._direct.message(partition, options["task_id"], body, shown, root, parent_id)
         outbox.add(Hop(int(partition), raw))
-        return self.AsyncResult(options["task_id"])
+        return self._sent(options["task_id"])
 
     def _by_celery(self, decoded: Any, body: bytes, shown: str, options: dict[str, Any]) -> AsyncResult:
         """Send by Celery's publishing code."""
@@ -113,7 +114,16 @@ class ComputationTask(Task):  # type: ignore[misc]
         message_id, partition = message_id or uuid(), installation.partition_of_message(self.computation, decoded)
         await installation.make_sure_of_room_async(partition)
         await self._direct.publish_async(partition, message_id, body, shown)
-        return self.AsyncResult(message_id)
+        return self._sent(message_id)
+
+    def AsyncResult(self, task_id: str, **options: Any) -> SentResult:
+        return SentResult(task_id, backend=self.backend, task_name=self.name, app=self.installation.app, **options)
+
+    def _sent(self, message_id: str) -> SentResult:
+        """The result of a message that was sent directly: it asks for what its computation's declaration says."""
+        result = self.AsyncResult(message_id)
+        result.ignored = self.ignore_result
+        return result
 
     def _encoded(self, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[bytes, Any, str]:
         """The body, the message as workers decode it, and what monitors show of it. Raises `MessageError`."""

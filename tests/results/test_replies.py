@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from celery.exceptions import TaskRevokedError
+from celery.result import AsyncResult
 
-from celery_partitions import MessageError, partition_of
+from celery_partitions import MessageError, PartitionError, aclose, partition_of
 from celery_partitions.admin.pause import pause, resume
 from celery_partitions.model.errors import ReplyError
 from tests.results.application import Refused, add, close_up, held, quiet, refuse, tried
@@ -41,6 +46,29 @@ def test_a_message_can_override_the_declaration(here: Client, key: str) -> None:
     assert quiet.apply_async([{"key": key, "number": 1}], ignore_result=False).get(timeout=PATIENCE)["number"] == 3
     assert add.delay({"key": key, "number": 1}).get(timeout=PATIENCE)["number"] == 2
     assert [here.meta(result.id)["status"] for result in (silent, undeclared)] == ["PENDING", "PENDING"]
+
+
+async def from_a_loop(message: dict[str, Any]) -> AsyncResult:
+    try:
+        return await quiet.adelay(message)
+    finally:
+        await aclose()
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        pytest.param(lambda message: quiet.delay(message), id="delay"),
+        pytest.param(lambda message: asyncio.run(from_a_loop(message)), id="adelay"),
+        pytest.param(lambda message: quiet.apply_async([message], expires=3600), id="by Celery"),
+        pytest.param(lambda message: add.apply_async([message], ignore_result=True), id="declined"),
+    ],
+)
+def test_to_wait_for_an_answer_that_never_comes_is_an_error(here: Client, key: str, send: Callable[[Any], AsyncResult]) -> None:
+    result = send({"key": key, "number": 1})
+    for wait in (result.get, result.wait):
+        with pytest.raises(PartitionError, match="reply=True"):
+            wait(timeout=PATIENCE)
 
 
 def test_a_client_that_knows_only_the_name_is_answered_as_declared(here: Client, key: str) -> None:
