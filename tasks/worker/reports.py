@@ -83,8 +83,9 @@ class Reports:
         for name, count in counted.items():
             worker_state.total_count[name] = worker_state.total_count.get(name, 0) + count
         worker_state.all_total_count[0] += len(outcome.done)
+        parks = _parks_of(outcome)
         for failure in outcome.failures[:MAX_LINES]:
-            self.log_failure(partition, failure, outcome.parked.get(failure.item.key))
+            self.log_failure(partition, failure, parks.get(id(failure)))
         for key, waiting in outcome.waiting.items():
             if waiting.attempt == 1 and waiting.reason not in TURN_REASONS:
                 self.log_waiting(partition, key, waiting)
@@ -119,12 +120,13 @@ class Reports:
 
     def send_signals(self, outcome: Outcome) -> None:
         """Celery's signals for failures: `task_failure` for a message that is given up, `task_retry` for another one."""
+        parks = _parks_of(outcome)
         for failure in outcome.failures:
             task, error, item = self.app.tasks.get(failure.item.computation.name), failure.exception, failure.item
             if task is None or error is None:
                 continue
             einfo, request = ExceptionInfo(_exc_info(failure)), request_of(item, failure.attempt, self.node)
-            if failure.is_halved or not _is_given_up(outcome.parked.get(item.key)):
+            if failure.is_halved or not _is_given_up(parks.get(id(failure))):
                 signals.task_retry.send(sender=task, request=request, reason=error, einfo=einfo)
                 continue
             details = {"task_id": request.id, "exception": error, "args": request.args, "kwargs": {}, "traceback": failure.frames, "einfo": einfo}
@@ -288,6 +290,11 @@ def _called_with(body: bytes) -> tuple[str, str]:
         return msgspec.json.encode(arguments).decode(), msgspec.json.encode(keywords).decode()
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError):
         return body.decode("utf-8", "replace"), "{}"
+
+
+def _parks_of(outcome: Outcome) -> dict[int, Park]:
+    """What is parked, by the `id()` of its failure. It is not always the message's key: it may be an own line of it, or a former key."""
+    return {id(park.failure): park for park in outcome.parked.values()}
 
 
 def _is_given_up(park: Park | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -59,6 +60,14 @@ def test_only_its_own_messages_wait_and_keep_their_order(live: LiveGroup) -> Non
         wait_until(lambda: take(loop) or live.numbers_of(alone, "k") == [1, 2, 4, 5])
         assert not live.dead_letters() and not live.group.parked_keys.of_key("k")
         assert live.client.keys("*mailbox*") == []
+
+
+def test_its_failure_is_reported_as_one_that_is_retried(live: LiveGroup, caplog: pytest.LogCaptureFixture) -> None:
+    with loop_by_hand(live) as loop, caplog.at_level(logging.WARNING):
+        live.send(alone, [Trouble("k", 1, "fail")])
+        take(loop)
+    (line,) = [one for one in caplog.records if "raised" in one.getMessage()]
+    assert (line.levelno, "next try in" in line.getMessage()) == (logging.WARNING, True)
 
 
 def test_an_operator_skips_the_message(live: LiveGroup) -> None:
