@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ from celery_partitions.admin.status import worker_id
 from celery_partitions.model.errors import DeclarationError, SetupError, describe
 from celery_partitions.model.revocations import Revocations
 from celery_partitions.producer.beat import check_beat, plan_runs
+from celery_partitions.producer.bulk import SendInterrupted
 from celery_partitions.results.backend import check_backend
 from celery_partitions.results.recorder import may_follow
 from celery_partitions.runtime.installation import Installation
@@ -175,7 +177,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         assert self.installation is not None
         assert self.partitions is not None
         installation, settings = self.installation, self.installation.settings
-        self.reach_server(worker)
+        self.wait_for_server(worker, self.check_server)
         for text in self.warnings:
             logger.warning("partitions: %s", text)
         identity = worker_id(worker.hostname, uuid.uuid4().hex[:8])
@@ -200,6 +202,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             tasks=partial(known_tasks, worker.app, installation), lacks=self.loop.lacks,
             code=WorkerCode.of(installation.computations.values()),
         )
+        self.wait_for_server(worker, parts.follow_ups.prepare)
         try:
             self.loop.calls = begin_calls(self.loop, parts, worker.hostname)
         except LifespanFailed as failed:
@@ -208,7 +211,6 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             raise WorkerRefused(f"cannot start the thread for calls that wait: {describe(error)}") from error
         if self.loop.calls is not None:
             self.measurer.history.in_flight = self.loop.calls.in_flight.use
-        parts.follow_ups.prepare()
         join_sends(installation)
         self.loop.wake_keeper = self.keeper.wake
         collect_seldom()
@@ -216,17 +218,18 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.loop.start()
         self.keeper.start()
         if installation.beat:
-            logger.info("partitions: runs the %d entries of beat_schedule", plan_runs(installation))
+            self.wait_for_server(worker, partial(plan_runs, installation))
+            logger.info("partitions: runs the entries of beat_schedule")
         self.metrics = serve_metrics(installation, lambda: list(self.loop.owned_partitions))
 
-    def reach_server(self, worker: Any) -> None:
-        """Check the server. Wait while it does not answer or refuses, as Celery waits for its broker."""
+    def wait_for_server(self, worker: Any, ask: Callable[[], object]) -> None:
+        """Ask the server something. Wait while it does not answer or refuses, as Celery waits for its broker."""
         assert self.installation is not None
         logged = ""
         while True:
             try:
-                self.check_server()
-            except (redis.RedisError, OSError) as error:
+                ask()
+            except (redis.RedisError, OSError, SendInterrupted) as error:
                 if worker.app.conf.broker_connection_retry_on_startup is False:
                     raise
                 if str(error) != logged:

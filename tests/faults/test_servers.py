@@ -128,3 +128,16 @@ def test_the_server_starts_after_the_worker(own_server: RedisServer, make_live: 
     own_server.start()
     traffic.check()
     assert worker.running
+
+
+def test_the_server_refuses_a_worker_that_starts(own_server: RedisServer, make_live: Callable[..., LiveGroup]) -> None:
+    """A worker asks for more than the state of its server when it starts. It waits for that, too."""
+    live = make_live(own_server.url(), PARTITIONS_BEAT=1)
+    traffic = Traffic(live)
+    traffic.send(100)
+    own_server.client().execute_command("ACL", "SETUSER", "default", "-hsetnx")
+    worker = live.start_worker()
+    wait_until(lambda: "cannot use Redis yet" in worker.log() or not worker.running, timeout=60)
+    own_server.client().execute_command("ACL", "SETUSER", "default", "+hsetnx")
+    traffic.check()
+    assert worker.running
