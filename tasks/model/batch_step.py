@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, assert_never, cast
 
-from celery_partitions.model.caller import Call, Caller, Calling, Calls
+from celery_partitions.model.caller import Call, Caller, Calls
 from celery_partitions.model.computation import Computation, ContextOf, StageNode
 from celery_partitions.model.effects import Alarm
 from celery_partitions.model.errors import TimeLimitExceeded
@@ -34,6 +34,7 @@ from celery_partitions.model.mailboxes import Mailboxes
 from celery_partitions.model.new_states import NewStates
 from celery_partitions.model.outbox import SHARED_OUTPUT_BYTES, Outbox, no_sender
 from celery_partitions.model.outcome import Outcome, Slot, States, Unreadable
+from celery_partitions.model.outputs import Calling
 from celery_partitions.model.own_lines import line_in
 from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import Replay

@@ -6,9 +6,7 @@ given to the next stage, immediately. If the computation changes the object late
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar, cast
 
 from celery_partitions.model.computation import (
@@ -19,19 +17,17 @@ from celery_partitions.model.computation import (
     Node,
     SinkNode,
     StageNode,
-    extracted_key,
 )
-from celery_partitions.model.effects import Delivery, Emission, Hop, Push, Timer
-from celery_partitions.model.errors import EventTimeAhead, MessageError
+from celery_partitions.model.effects import Emission, Timer
 from celery_partitions.model.items import Work
-from celery_partitions.model.message_writer import TIMER_BODY, Cause, MessageWriter, unescape
-from celery_partitions.model.messages import MAX_SECONDS, details_of, origin_of
+from celery_partitions.model.message_writer import TIMER_BODY
+from celery_partitions.model.messages import details_of
 from celery_partitions.model.outbox import Outbox
-from celery_partitions.model.outcome import Pickling, Slot, States
+from celery_partitions.model.outcome import Slot, States
+from celery_partitions.model.outputs import Calling, Outputs, seconds_given
 from celery_partitions.model.restricted_pickle import copied
-from celery_partitions.model.sinks import QueueSink
 from celery_partitions.model.timers import EXPIRY, NO_TIMERS, OpenTimers, fire
-from celery_partitions.model.values import ANY_VALUE, TIMER, dump_value
+from celery_partitions.model.values import TIMER
 
 T = TypeVar("T")
 
@@ -48,22 +44,6 @@ class Call(NamedTuple):
 
 #: A generator that yields calls, is sent each result (or is thrown the exception), and returns a T.
 Calls = Generator[Call, Any, T]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calling:
-    """What calls need besides states."""
-
-    partition: int
-    pickling: Pickling
-    #: Whether plain computations without a time limit are called directly, instead of being yielded as a `Call`.
-    inline: bool
-    #: Makes the messages of outputs. None if there are no pipelines.
-    writer: MessageWriter | None
-    #: The server's time, in seconds since the epoch.
-    now: float
-    #: `Context.resources`.
-    resources: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Caller:
@@ -85,6 +65,8 @@ class Caller:
         self.checked: set[tuple[str, str]] = set()
         #: How many values each stage got that ran in the step of the message's own computation.
         self.fused: dict[str, int] = {}
+        #: Only for pipelines.
+        self.outputs = cast(Outputs, None) if calling.writer is None else Outputs(calling, calling.writer)
         #: `Context.opens_timers` of each computation.
         self._timers: dict[Computation, OpenTimers] = {}
 
@@ -107,7 +89,7 @@ class Caller:
             yield from run.give_to(root, item.message)  # without a copy: nobody else has the message
         else:
             yield from run.give(computation.roots, item.message, computation)
-        return run.outputs
+        return run.made
 
     def fire(self, item: Work, owner: Computation, attempt: int) -> Calls[list[Emission] | None]:
         """Call the handler of a timer, if the key's record says that the timer is due."""
@@ -140,7 +122,7 @@ class Caller:
             yield from run.give_each(stage.then, returned, owner)
         elif returned is not None:
             yield from run.give(stage.then, returned, owner)
-        return run.outputs
+        return run.made
 
     def is_direct(self, computation: Computation) -> bool:
         """Whether to call a computation with `call_task`."""
@@ -169,8 +151,8 @@ class Caller:
             self.fused[stage.name] = self.fused.get(stage.name, 0) + 1
         returned = stage.function(*self.arguments(stage, item, item.message, attempt))
         if returned is not None and root.then:
-            run.emit(cast(HopNode | SinkNode, root.then[0]), returned)
-        return run.outputs
+            run.outputs.emit(cast(HopNode | SinkNode, root.then[0]), returned)
+        return run.made
 
     def is_inline(self, computation: Computation) -> bool:
         """Whether the computation is called directly (it is plain and has no limits), instead of being yielded as a `Call`."""
@@ -216,46 +198,8 @@ class _Run:
 
     def __init__(self, caller: Caller, item: Work, attempt: int) -> None:
         self.caller, self.calling, self.item, self.attempt = caller, caller.calling, item, attempt
-        writer = self.calling.writer
-        assert writer is not None
-        self.writer = writer
-        self.outputs: list[Emission] = []
-        self._cause: Cause | None = None
-        #: The result of the source's `event_time=`, in seconds since the epoch. Called before any stage can change the message.
-        self._event_time: float | None = None
-        if item.computation.event_time is not None and item.message is not TIMER:
-            self._event_time = seconds_of(item.computation.event_time(item.message))
-            self._refuse_ahead(self._event_time)
-
-    def _refuse_ahead(self, event_time: float | None) -> None:
-        """Raise `EventTimeAhead` if the event time is further ahead of the server's clock than the source accepts."""
-        source = self.item.computation
-        limit = source.max_event_time_ahead_seconds
-        if event_time is not None and limit is not None and event_time - self.calling.now > limit:
-            raise EventTimeAhead(
-                f"the event time is {event_time - self.calling.now:.0f} s ahead of the server's clock; the source {source.name!r} "
-                f"accepts {limit:g} s (max_event_time_ahead). Retry it when its time has come, or correct its sender's clock"
-            )
-
-    @property
-    def cause(self) -> Cause:
-        """What outputs inherit from the message. Computed on demand, because most messages have no outputs."""
-        if self._cause is None:
-            origin = origin_of(self.item.raw)
-            make = self.writer.make_cause
-            self._cause = make(self.item.envelope.headers.id, origin.root_id, origin.sent_at, self.event_time)
-        return self._cause
-
-    def next_id(self) -> bytes:
-        """The id of the next output, escaped for JSON."""
-        return self.cause.id_of(len(self.outputs))
-
-    @property
-    def event_time(self) -> float | None:
-        """The message's event time, from its source, in seconds since the epoch."""
-        if self._event_time is None and self.item.computation.has_event_time:
-            self._event_time = seconds_given(details_of(self.item.raw).event_time)
-        return self._event_time
+        self.outputs = caller.outputs
+        self.made = self.outputs.begin(item)
 
     def give(self, nodes: list[Node], value: Any, giver: Computation) -> Calls[None]:
         """Give an output of `giver` to everything that follows. What is encoded is encoded first. Each stage but the last gets a copy; the
@@ -269,7 +213,7 @@ class _Run:
                 stages.append(node)
             else:
                 self.caller.at = giver  # a failing key extractor or encoder counts as a failure of the stage that made the output
-                self.emit(node, value)
+                self.outputs.emit(node, value)
         for stage in stages:
             is_last_owner = stage is stages[-1] and giver.state is None
             yield from self.give_to(stage, value if is_last_owner or is_unchangeable(value) else copied(value))
@@ -296,55 +240,9 @@ class _Run:
             yield from self.give_each(then, returned, computation)
         elif returned is not None and then:
             if len(then) == 1 and not isinstance(then[0], StageNode):  # as `give` does, without one more generator
-                self.emit(then[0], returned)
+                self.outputs.emit(then[0], returned)
             else:
                 yield from self.give(then, returned, computation)
-
-    def emit(self, node: HopNode | SinkNode, value: Any) -> None:
-        if isinstance(node, HopNode):
-            self.outputs.append(self.hop(node, value))
-        else:
-            self.deliver(node, value)
-
-    def hop(self, node: HopNode, value: Any) -> Hop:
-        stage, cause = node.stage, self.cause
-        message_id = cause.id_of(len(self.outputs))
-        if stage.takes_values:
-            dump = self.calling.pickling.dump_value
-            key = extracted_key(node.extract, value)
-            body = dump_value(stage.codec, value, lambda: dump(stage.name, unescape(message_id), value))
-        else:
-            body, message = stage.codec.encode(value)
-            key = extracted_key(node.extract, message)
-        partition = self.writer.topology.partition_of(key)
-        raw = cause.fill(self.writer.to_stage(stage.name, partition), message_id, body, key)
-        if len(raw) > self.writer.max_bytes:
-            raise MessageError(
-                f"the message to {stage.name!r} has {len(raw)} bytes; workers decode at most {self.writer.max_bytes} bytes "
-                "(PARTITIONS_MESSAGE_BYTES). Store large data elsewhere and send a reference",
-                reason="too-large",
-            )
-        return Hop(partition, raw)
-
-    def deliver(self, node: SinkNode, value: Any) -> None:
-        sink = node.sink
-        payload = None if sink.encode is None else sink.encode(value)
-        if payload is None and sink.encode is not None:
-            return
-        key = self.item.key if node.extract is None else extracted_key(node.extract, value)
-        if not isinstance(sink, QueueSink):
-            delivery_id = f"{self.item.envelope.headers.id}:{len(self.outputs)}"
-            self.outputs.append(Delivery(sink, delivery_id, key, cast(bytes, payload)))
-            return
-        message_id = self.next_id()
-        queue, template = self.writer.to_sink(sink)
-        if payload is None:
-            dump = self.calling.pickling.dump_value
-            body = dump_value(ANY_VALUE, value, lambda: dump(sink.task, unescape(message_id), value))
-        else:
-            body = b"[[" + payload + b"],{},{}]"
-        keyed = key if sink.has_process else None
-        self.outputs.append(Push(queue, self.cause.fill(template, message_id, body, keyed)))
 
     def drop(self) -> None:
         """A value came too late for its windows."""
@@ -362,15 +260,15 @@ class _Run:
                 state.timer_at = None
             outputs = windows.fire(state, key, now)
         else:
-            outputs = windows.take(state, value, key, self.event_time, now, self.drop)
+            outputs = windows.take(state, value, key, self.outputs.event_time, now, self.drop)
         due = windows.due(state)
         # Set another one if the timer is overdue, because its message may have become a dead letter.
         if due is not None and (state.timer_at is None or due < state.timer_at or state.timer_at < now):
             state.timer_at = due
-            message_id = self.cause.id_of_next_timer() if fires else self.next_id()
+            message_id = self.outputs.cause.id_of_next_timer() if fires else self.outputs.next_id()
             partition = self.calling.partition
-            template = self.writer.to_stage(computation.name, partition)
-            self.outputs.append(Timer(due, self.cause.fill(template, message_id, TIMER_BODY, key, timer=due)))
+            template = self.outputs.writer.to_stage(computation.name, partition)
+            self.made.append(Timer(due, self.outputs.cause.fill(template, message_id, TIMER_BODY, key, timer=due)))
         return outputs
 
 
@@ -382,23 +280,3 @@ def is_unchangeable(value: Any) -> bool:
     """Whether the value is known to be immutable. Checks only the most frequent types."""
     kind = type(value)
     return kind in _ATOMS or (kind is tuple and all(type(one) in _ATOMS for one in value))
-
-
-def seconds_of(value: Any) -> float:
-    """The result of `event_time=` in seconds since the epoch. It may be a number or a datetime (UTC if it has no zone). Raises `TypeError`
-    for another type, and `ValueError` for a number out of range."""
-    if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not -MAX_SECONDS <= value <= MAX_SECONDS:
-            raise ValueError(f"event_time must return seconds since the epoch, not {value!r:.40}")
-        return float(value)
-    raise TypeError(f"event_time must return seconds since the epoch or a datetime, not {type(value).__name__}")
-
-
-def seconds_given(value: object) -> float | None:
-    """A time from a header. None if it is not a valid time."""
-    try:
-        return None if isinstance(value, datetime) else seconds_of(value)
-    except (TypeError, ValueError):
-        return None

@@ -33,6 +33,7 @@ from celery_partitions.model.messages import (
     name_of,
     open_slowly,
     open_usual,
+    open_with_origin,
 )
 from celery_partitions.model.reply_request import FOLLOW_UP, is_reply_request, refuse_follow_ups
 from celery_partitions.model.revocations import is_revoked
@@ -165,6 +166,8 @@ class Reading(msgspec.Struct, frozen=True):
     unknown_waits: bool = False
     #: A cache: key → partition number, which all partitions of a worker share. `read_batch` bounds it.
     places: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Whether most messages have outputs, which inherit from their headers.
+    has_pipelines: bool = False
 
     @property
     def place(self) -> str:
@@ -187,6 +190,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
     computations, partition, topology = reading.computations, reading.partition, reading.topology
     any_revoked, max_bytes = bool(revoked), reading.max_bytes
     room = reading.batch_bytes * MEMORY_PER_BYTE
+    open_message = open_with_origin if reading.has_pipelines else open_usual
     places = reading.places
     if len(places) > MAX_PLACES:
         places.clear()
@@ -199,7 +203,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
         try:
             is_large = len(raw) > LARGE_BYTES
             try:
-                envelope = open_usual(raw)
+                envelope = open_message(raw)
             except NOT_USUAL:
                 envelope = open_slowly(raw, max_bytes)
                 is_large = True  # it may be compressed

@@ -150,6 +150,9 @@ def escape_header(key: str) -> bytes:
         return json_text({"base64": base64.b64encode(key_bytes(key)).decode()})
 
 
+#: Keys whose partition number is cached, for each stage: about 10 MB.
+MAX_WAYS = 100_000
+
 MakeCause = Callable[[str, object, object, float | None], Cause]
 
 
@@ -176,6 +179,8 @@ class MessageWriter:
         self._topology, self.queue_of, self.origin = topology, queue_of, origin
         self.queue_of_task, self.queue_of_sink = queue_of_task, queue_of_sink
         self._hops: dict[tuple[str, int], MessageTemplate] = {}
+        #: For a topology, by stage and key: the key's partition and the template. One value, because threads share it.
+        self._ways: tuple[Topology | None, dict[str, dict[str, tuple[int, MessageTemplate]]]] = None, {}
         self._sinks: dict[QueueSink, tuple[str, MessageTemplate]] = {}
 
     @property
@@ -188,6 +193,22 @@ class MessageWriter:
         found = self._hops.get((stage, partition))
         if found is None:
             found = self._hops[stage, partition] = MessageTemplate.small(stage, self.queue_of(partition), self.origin)
+        return found
+
+    def way_to(self, stage: str, key: str) -> tuple[int, MessageTemplate]:
+        """The partition of a key, and the template of messages to a stage there."""
+        topology = self._topology()
+        known, by_stage = self._ways
+        if known is not topology:
+            by_stage = {}
+            self._ways = topology, by_stage
+        ways = by_stage.get(stage)
+        if ways is None or len(ways) > MAX_WAYS:
+            ways = by_stage[stage] = {}
+        found = ways.get(key)
+        if found is None:
+            partition = topology.partition_of(key)
+            found = ways[key] = partition, self.to_stage(stage, partition)
         return found
 
     def to_sink(self, sink: QueueSink) -> tuple[str, MessageTemplate]:

@@ -52,6 +52,7 @@ class BatchReader:
             owned.reading = Reading(
                 self.installation.by_task, self.plain_tasks, owned.number, topology, settings.message_bytes, settings.batch_bytes,
                 self.codec.load_value, unknown_waits=settings.deploy_wait_seconds > 0, places=self._places.setdefault(topology, {}),
+                has_pipelines=any(one.roots for one in self.installation.computations.values()),
             )
         return owned.reading
 

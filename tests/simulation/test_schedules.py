@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.caller import _Run
 from celery_partitions.model.effects import Delivery, Emission, Hop, Timer
 from celery_partitions.model.mailboxes import Mailboxes
 from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.outputs import Outputs
 from celery_partitions.model.rollback import Replay
 from celery_partitions.store import commands
 from celery_partitions.store.commands import commands_of_outputs
@@ -144,17 +144,17 @@ def test_outputs_that_are_pushed_outside_the_commit_are_caught(monkeypatch: pyte
 
 def test_outputs_kept_for_an_undone_message_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: dict[Any, list[Emission]] = {}
-    deliver, outputs = _Run.deliver, Replay.outputs
+    deliver, outputs = Outputs.deliver, Replay.outputs
 
-    def keep(run: Any, node: Any, value: Any) -> None:
-        deliver(run, node, value)
-        kept.setdefault(run.caller, []).extend(run.outputs)
+    def keep(outputs_: Any, node: Any, value: Any) -> None:
+        deliver(outputs_, node, value)
+        kept.setdefault(outputs_, []).extend(outputs_.made)
 
     def all_outputs(replay: Any) -> list[Emission]:
         sound = outputs(replay)
-        return sound + [one for one in kept.pop(replay.caller, []) if one not in sound]
+        return sound + [one for one in kept.pop(replay.caller.outputs, []) if one not in sound]
 
-    monkeypatch.setattr(_Run, "deliver", keep)
+    monkeypatch.setattr(Outputs, "deliver", keep)
     monkeypatch.setattr(Replay, "outputs", all_outputs)
     assert is_caught(first=310)  # the first three hundred schedules have no failure so late in their pipelines
 

@@ -33,7 +33,7 @@ def outputs_of_failed_messages_stay(patch: Patch) -> None:
         try:
             outputs = yield from call(self, item, attempt)
         except BaseException:
-            kept += self.run.outputs if self.run is not None else []
+            kept += self.run.made if self.run is not None else []
             raise
         if outputs is not None:
             outputs[:0] = kept
