@@ -41,7 +41,8 @@ class DirectPublisher:
         self._task, self._installation = task, installation
         self._app = task.app
         self._has_own_options = any(getattr(task, name, None) is not None for name in _TASK_OPTIONS)
-        self._templates: dict[str, TaskTemplate] = {}
+        #: By partition: its queue's key in Redis, and the messages to it.
+        self._templates: dict[str, tuple[str, TaskTemplate]] = {}
         #: The app's configuration when it was last checked. Reading Celery's settings costs more than everything else here.
         self._configured: tuple[Any, dict[str, Any]] | None = None
         self._is_plain = False
@@ -127,13 +128,13 @@ class DirectPublisher:
         self, partition: str, message_id: str, body: bytes, shown: str, root_id: str | None = None, parent_id: str | None = None
     ) -> tuple[str, bytes]:
         """The queue's key in Redis, and the raw message. `root_id`, `parent_id`: of a message that another one caused."""
-        template = self._templates.get(partition)
-        if template is None:
+        found = self._templates.get(partition)
+        if found is None:
             names = self._installation.group.names
-            template = self._templates[partition] = TaskTemplate(self._app, self._task.name, names.queue_name(partition), ignore_result=True)
-        return self._installation.group.names.queue(partition), template.fill(
-            message_id, body, shown, "{}", self._app.thread_oid, root_id, parent_id
-        )
+            template = TaskTemplate(self._app, self._task.name, names.queue_name(partition), ignore_result=True)
+            found = self._templates[partition] = names.queue(partition), template
+        queue, template = found
+        return queue, template.fill(message_id, body, shown, "{}", self._app.thread_oid, root_id, parent_id)
 
     async def _connection_async(self, client: Any) -> Any:
         """The same with an asyncio client."""

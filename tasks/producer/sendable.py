@@ -35,7 +35,7 @@ class Sending(ABC):
     def delay(self, *args: Any, message_id: str | None = None, **kwargs: Any) -> AsyncResult:
         """Send one message, an object or its dict. `message_id`: a unique id of your own; with `deduplicate=`, a second message with
         this id has no effect. Raises as `apply_async` does."""
-        if self._receiver().codec.parameter == "message_id" and message_id is not None:
+        if message_id is not None and self._receiver().codec.parameter == "message_id":
             return self.task.apply_async(args, {**kwargs, "message_id": message_id})
         return self.task.apply_async(args, kwargs, task_id=message_id)
 
@@ -49,7 +49,7 @@ class Sending(ABC):
 
     async def adelay(self, *args: Any, message_id: str | None = None, **kwargs: Any) -> AsyncResult:
         """`delay` for asyncio: the event loop is not blocked. Await it before you send the key's next message, to keep their order."""
-        if self._receiver().codec.parameter == "message_id" and message_id is not None:
+        if message_id is not None and self._receiver().codec.parameter == "message_id":
             kwargs, message_id = {**kwargs, "message_id": message_id}, None
         result: AsyncResult = await self.task.send_async(args, kwargs, message_id)
         return result

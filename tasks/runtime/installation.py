@@ -239,7 +239,8 @@ class Installation:
         number of partitions, and Celery's `OperationalError`, which callers expect, if the broker can't be reached."""
         try:
             self.group.check()
-            Backlog(self.group.client, self.group.names, self.settings.queue_max_length).refuse({partition: 1})
+            if self.settings.queue_max_length:
+                Backlog(self.group.client, self.group.names, self.settings.queue_max_length).refuse({partition: 1})
         except (redis.RedisError, OSError) as error:
             raise OperationalError(str(error)) from error
 
@@ -247,8 +248,9 @@ class Installation:
         """The same in the running event loop."""
         try:
             await self.group.check_async()
-            backlog = Backlog(self.group.client, self.group.names, self.settings.queue_max_length)
-            await self.group.async_clients.run(backlog.refusal({partition: 1}))
+            if self.settings.queue_max_length:
+                backlog = Backlog(self.group.client, self.group.names, self.settings.queue_max_length)
+                await self.group.async_clients.run(backlog.refusal({partition: 1}))
         except (redis.RedisError, OSError) as error:
             raise OperationalError(str(error)) from error
 
