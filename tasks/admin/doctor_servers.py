@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import redis
@@ -10,15 +10,17 @@ import redis
 from celery_partitions.admin.checks import Check
 from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.names import Names, partitions_and_ingress
-from celery_partitions.store.outbox import MAX_ENTRIES
-from celery_partitions.store.server import look_at_data_server
+from celery_partitions.store.outbox import MAX_ENTRIES, number_of
+from celery_partitions.store.server import look_at_data_server, version_numbers
 from celery_partitions.store.servers import Servers, what_there_is
 from celery_partitions.store.slots import Address
 
-#: The fullest server may have this many times the partitions of the emptiest.
-MAX_SKEW = 2
-#: Moved partitions that a hint names.
+#: The busiest server may have this many times its fair share.
+MAX_SKEW = 1.5
+#: Moves that a hint names.
 NAMED = 3
+#: The first versions that move a slot at once, with all its keys.
+VALKEY_MOVES, REDIS_MOVES = (9, 0), (8, 4)
 
 
 def examine_servers(servers: Servers, names: Names, partitions: int, more: Callable[[redis.Redis, Mapping[str, Any]], list[Check]]) -> Iterator[Check]:
@@ -28,16 +30,24 @@ def examine_servers(servers: Servers, names: Names, partitions: int, more: Calla
     except SERVER_ERRORS as error:
         yield Check("servers", "bad", f"{error}. Start the cluster, or correct PARTITIONS_URL")
         return
+    infos: list[Mapping[str, Any]] = []
     for address, client in every.items():
-        yield from _examine(servers, address, client, more)
-    yield judge_spread(partitions_by_server(servers, names, partitions), len(every))
+        yield from _examine(servers, address, client, more, infos)
+    moves_at_once = servers.url.is_cluster and all(map(can_move_at_once, infos))
+    at = partitions_by_server(servers, names, partitions)
+    if servers.url.is_cluster:
+        yield judge_migration(moves_at_once)
+    yield judge_spread(at, list(map(str, every)), loads(servers, names, partitions), moves_at_once)
     yield judge_outboxes(outbox_lengths(servers, names, partitions))
+    before, (written, empty) = applied_tails(servers, names, partitions), written_tails(servers, names, partitions)
+    yield judge_chains(before, written, empty, applied_tails(servers, names, partitions))
 
 
-def _examine(servers: Servers, address: Address, client: redis.Redis, more: Callable[[redis.Redis, Mapping[str, Any]], list[Check]]) -> Iterator[Check]:
+def _examine(servers: Servers, address: Address, client: redis.Redis, more: Callable[[redis.Redis, Mapping[str, Any]], list[Check]], infos: list[Mapping[str, Any]]) -> Iterator[Check]:
     subject = f"server {address}"
     try:
         info: dict[str, Any] = client.info()
+        infos.append(info)
         findings = look_at_data_server(client, servers.url.is_cluster)
         checks = [Check(subject, "bad" if one.refuse else "warn", one.text) for one in findings]
         checks += [Check(subject, one.verdict, one.text) for one in more(client, info) if one.verdict != "ok"]
@@ -79,14 +89,115 @@ def judge_outboxes(lengths: Mapping[str, int]) -> Check:
     return Check("outboxes", "bad", f"{text}. The log of its worker says which server refuses it, and what to do")
 
 
-def judge_spread(by_server: Mapping[str, list[str]], servers: int) -> Check:
-    """Whether each server has about as many partitions. Their slots are given by their names, so a few partitions are spread unevenly."""
-    counts = sorted(((len(found), server) for server, found in by_server.items()), reverse=True)
-    text = ", ".join(f"{server} has {count}" for count, server in counts)
-    empty = servers - len(by_server)
-    most, least = counts[0][0], 0 if empty else counts[-1][0]
-    if most <= MAX_SKEW * least or most <= 2:
-        return Check("spread", "ok", f"partitions: {text}")
-    extra = by_server[counts[0][1]][:NAMED]
-    fix = f"Move slots, for example those of partitions {', '.join(extra)} (CLUSTER KEYSLOT shows them), or use more partitions"
-    return Check("spread", "warn", f"partitions: {text}{f', {empty} without any' if empty else ''}. {fix}")
+def can_move_at_once(info: Mapping[str, Any]) -> bool:
+    """Whether a server moves a slot with all its keys at once (atomic slot migration), by its INFO."""
+    if "valkey_version" in info:
+        return version_numbers(str(info["valkey_version"])) >= VALKEY_MOVES
+    return version_numbers(str(info.get("redis_version", "0"))) >= REDIS_MOVES
+
+
+def judge_migration(at_once: bool) -> Check:
+    """Whether slots can be moved while messages come."""
+    if at_once:
+        return Check("slots", "ok", "they can be moved while messages come: the servers move a slot at once")
+    text = "the servers move a slot key by key (Valkey before 9.0, Redis before 8.4): its partition waits meanwhile, and a large key stops both servers"
+    return Check("slots", "ok", f"{text}. Move slots only while few messages come, or upgrade")
+
+
+def loads(servers: Servers, names: Names, partitions: int) -> dict[str, int]:
+    """Partition → how many messages it has processed. Without partitions whose server is away."""
+    every = [str(number) for number in range(partitions)]
+    with what_there_is(servers) as pipe:
+        for partition in every:
+            pipe.hget(names.meta(partition), "processed")
+        answers = pipe.execute(raise_on_error=False)
+    return {partition: int(count or 0) for partition, count in zip(every, answers, strict=True) if not isinstance(count, Exception)}
+
+
+def judge_spread(by_server: Mapping[str, list[str]], servers: list[str], processed: Mapping[str, int], moves_at_once: bool) -> Check:
+    """Whether each server has its share of partitions, and of the messages that they have processed. Slots are given by the partitions' names,
+    so a few partitions are spread unevenly."""
+    at = {server: by_server.get(server, []) for server in servers}
+    counts = ", ".join(f"{server} has {len(found)}" for server, found in sorted(at.items(), key=lambda one: -len(one[1])))
+    by_count = better_moves(at, dict.fromkeys([one for found in at.values() for one in found], 1))
+    by_load = better_moves(at, processed)
+    moves = by_load or by_count
+    if not moves:
+        return Check("spread", "ok", f"partitions: {counts}")
+    total = sum(processed.values())
+    busiest = max(at, key=lambda server: sum(processed.get(one, 0) for one in at[server]))
+    share = f"; {busiest} has processed {sum(processed.get(one, 0) for one in at[busiest]) / total:.0%} of the messages" if by_load and total else ""
+    what = "; ".join(f"partition {one}'s slot to {target}" for one, target in moves)
+    if moves_at_once:
+        fix = f"Move {what} (CLUSTER KEYSLOT tells the slot, CLUSTER MIGRATESLOTS moves it), or use more partitions"
+    else:
+        fix = f"Use more partitions. Moving slots would help ({what}), but not under load: see the check of slots"
+    return Check("spread", "warn", f"partitions: {counts}{share}. {fix}")
+
+
+def better_moves(at: Mapping[str, list[str]], weights: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Moves (partition, server) that give the busiest server less to do, if it has much more than its share."""
+    left = {server: list(found) for server, found in at.items()}
+    sums = {server: sum(weights.get(one, 0) for one in found) for server, found in left.items()}
+    fair = sum(sums.values()) / max(1, len(sums))
+    moves: list[tuple[str, str]] = []
+    while len(moves) < NAMED and sums and max(sums.values()) > MAX_SKEW * fair:
+        busiest, idlest = max(sums, key=sums.__getitem__), min(sums, key=sums.__getitem__)
+        gap = sums[busiest] - sums[idlest]
+        # The partition that brings the two closest to each other. One that has nearly everything would only move the trouble.
+        fitting = [one for one in left[busiest] if 0 < weights.get(one, 0) < gap]
+        if not fitting:
+            break
+        best = min(fitting, key=lambda one: abs(gap / 2 - weights[one]))
+        left[busiest].remove(best)
+        left[idlest].append(best)
+        sums[busiest] -= weights[best]
+        sums[idlest] += weights[best]
+        moves.append((best, idlest))
+    return moves
+
+
+Chain = tuple[str, str]
+
+
+def applied_tails(servers: Servers, names: Names, partitions: int) -> dict[Chain, str]:
+    """(source, target) → the tail of the last entry that the target has applied. Without targets whose server is away."""
+    every = partitions_and_ingress(partitions)
+    with what_there_is(servers) as pipe:
+        for partition in every:
+            pipe.hgetall(names.received(partition))
+        answers = pipe.execute(raise_on_error=False)
+    pairs = [(target, tails) for target, tails in zip(every, answers, strict=True) if isinstance(tails, dict)]
+    return {(source.decode(), target): tail.decode() for target, tails in pairs for source, tail in tails.items()}
+
+
+def written_tails(servers: Servers, names: Names, partitions: int) -> tuple[dict[Chain, str], set[str]]:
+    """(source, target) → the tail of the last entry that was written; and the sources whose outboxes are empty. Without sources whose server is
+    away."""
+    every = partitions_and_ingress(partitions)
+    with what_there_is(servers) as pipe:
+        for partition in every:
+            pipe.hgetall(names.outbox_tails(partition))
+            pipe.exists(names.outbox(partition))
+        answers = pipe.execute(raise_on_error=False)
+    found = [(source, tails, exists) for source, tails, exists in zip(every, answers[::2], answers[1::2], strict=True) if isinstance(tails, dict)]
+    written = {(source, target.decode()): tail.decode() for source, tails, _ in found for target, tail in tails.items()}
+    return written, {source for source, _, exists in found if exists == 0}
+
+
+def judge_chains(before: Mapping[Chain, str], written: Mapping[Chain, str], empty: Collection[str], after: Mapping[Chain, str]) -> Check:
+    """Whether each target has applied what its source has written, and nothing else. Work goes on meanwhile: `before` is what targets had applied
+    before `written` and `empty` were read, `after` what they had applied afterwards."""
+    wrong = []
+    for (source, target), tail in written.items():
+        had, has = before.get((source, target), ""), after.get((source, target))
+        if number_of(had) > number_of(tail):
+            wrong.append(f"{target} has applied entry {number_of(had)} of {source}, which has written only {number_of(tail)}: {source} has lost data")
+        elif number_of(had) == number_of(tail) and had != tail:
+            wrong.append(f"{target} has applied another entry {number_of(had)} than {source} has written: one of them has lost data")
+        elif has is not None and source in empty and number_of(has) < number_of(tail):
+            wrong.append(f"{target} lacks entries {number_of(has) + 1} to {number_of(tail)} of {source}, which {source} no longer has: {target} has lost data")
+    if not wrong:
+        return Check("histories", "ok", "servers that send to each other have the same history")
+    text = "; ".join(wrong[:NAMED])
+    return Check("histories", "bad", f"{text}. Messages between them wait, or were lost. The log of the source's worker says how to go on")

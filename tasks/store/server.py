@@ -73,7 +73,7 @@ def look_at_data_server(client: redis.Redis, is_in_cluster: bool) -> list[Findin
         return [Finding("cluster", NO_CLUSTER, refuse=True)]
     version = str(info.get("redis_version", "0"))
     findings = _look(client, info)
-    if is_in_cluster and _numbers(version) < OLDEST_CLUSTER:
+    if is_in_cluster and version_numbers(version) < OLDEST_CLUSTER:
         findings.append(Finding("version", f"the server is Redis {version}; a cluster needs at least 7.0. Upgrade it", refuse=True))
     return findings
 
@@ -81,7 +81,7 @@ def look_at_data_server(client: redis.Redis, is_in_cluster: bool) -> list[Findin
 def _look(client: redis.Redis, info: Mapping[str, Any]) -> list[Finding]:
     findings = []
     version = str(info.get("redis_version", "0"))
-    if _numbers(version) < OLDEST_VERSION:
+    if version_numbers(version) < OLDEST_VERSION:
         findings.append(Finding("version", f"the server is Redis {version}; the minimum is 6.2. Upgrade it", refuse=True))
     policy, limit = str(info.get("maxmemory_policy", "noeviction")), int(info.get("maxmemory", 0))
     if policy.startswith("allkeys") and limit:
@@ -128,5 +128,5 @@ def _never_saves(client: redis.Redis) -> bool:
     return not answer.get("save", "x").strip()
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

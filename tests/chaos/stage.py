@@ -57,7 +57,7 @@ DISTURBED = re.compile(r"^\[([\d-]+ [\d:]+),\d+: .*(?:has taken over|reloading i
 
 #: Unexpected errors in a worker's log. A worker logs an unreachable server as a warning; Celery's own consumer logs an error,
 #: which is excluded here, and so are expected errors about messages.
-OWN_ERROR = re.compile(r"(ERROR|CRITICAL)/\S+ (?!consumer: Cannot connect to redis|.*replacing this process|dead letter |.* of key '.*; no retry is left).*")
+OWN_ERROR = re.compile(r"(ERROR|CRITICAL)/\S+ (?!consumer: Cannot connect to redis|partition \S+ cannot claim it \(.*(?:does not answer|Timeout|onnection|is down|moves from)|.*replacing this process|dead letter |.* of key '.*; no retry is left).*")
 
 
 class Stage:

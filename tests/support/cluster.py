@@ -24,6 +24,9 @@ class RedisCluster:
         options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", "cluster-require-full-coverage": "no", **config}
         # The bus's default port, 10,000 higher, may be in use.
         self.servers = [RedisServer(config={**options, "cluster-port": str(free_port())}) for _ in range(primaries * (1 + replicas))]
+        if "tls-cert-file" in config:  # the cluster is formed through a port without TLS
+            for server in self.servers:
+                server.config["port"] = str(free_port())
         #: `has_lines`: all but the test itself reach a server through its line. Empty: directly.
         self.lines = [Proxy(server.host, server.port) for server in self.servers] if has_lines else []
         for server, line in zip(self.servers, self.lines, strict=False):
@@ -98,7 +101,7 @@ class RedisCluster:
         return int(info.get("slave_repl_offset", info["master_repl_offset"]))
 
     def _join(self) -> None:
-        join_cluster([server.port for server in self.servers], [int(server.config["cluster-port"]) for server in self.servers], len(self.primaries))
+        join_cluster([int(server.config.get("port", server.port)) for server in self.servers], [int(server.config["cluster-port"]) for server in self.servers], len(self.primaries))
 
     def _info(self, server: RedisServer) -> str:
         return str(self.ask(server, "CLUSTER", "INFO").decode())
