@@ -39,15 +39,22 @@ class OlderCode:
     newest_since: float
 
 
+def code_versions(workers: Iterable[WorkerStatus]) -> dict[tuple[str, str], float]:
+    """(release, code) of the workers that have reported → when the last of its workers started."""
+    started: dict[tuple[str, str], float] = {}
+    for report in (one.report for one in workers if one.report is not None):
+        started[report.release, report.code] = max(report.started_at, started.get((report.release, report.code), 0.0))
+    return started
+
+
 def older_code(workers: Iterable[WorkerStatus]) -> OlderCode | None:
     """None if all workers that have reported run the same code."""
-    reports = [(one.node, one.report) for one in workers if one.report is not None]
-    started: dict[tuple[str, str], float] = {}
-    for _, report in reports:
-        started[report.release, report.code] = max(report.started_at, started.get((report.release, report.code), 0.0))
+    workers = list(workers)
+    started = code_versions(workers)
     if len(started) < 2:
         return None
     newest = max(started, key=lambda code: started[code])
+    reports = [(one.node, one.report) for one in workers if one.report is not None]
     return OlderCode(sorted(node for node, report in reports if (report.release, report.code) != newest), started[newest])
 
 

@@ -17,7 +17,7 @@ from celery_partitions.admin.history_json import RANGES, marks, points_in, sampl
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.admin.pipelines import look_at_pipelines
 from celery_partitions.admin.watcher import Watcher
-from celery_partitions.admin.workers import WorkerStatus, read_workers
+from celery_partitions.admin.workers import WorkerStatus, code_versions, read_workers
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import shown_key
 from celery_partitions.producer.pipelines import ends_with_processes, shapes
@@ -98,8 +98,8 @@ def look_at_workers(watch: Watcher, installation: Installation) -> dict[str, Any
     for one in overview.partitions:
         if one.status.owner is not None:
             owners.setdefault(one.status.owner, []).append(one)
-    rows = []
-    for worker in read_workers(group.client, group.names):
+    rows, workers = [], read_workers(group.client, group.names)
+    for worker in workers:
         held = owners.get(worker.node, [])
         running = [
             parked
@@ -109,8 +109,7 @@ def look_at_workers(watch: Watcher, installation: Installation) -> dict[str, Any
             if parked.why == "running"
         ]
         rows.append({**_worker(worker), "waiting": sum(one.status.length for one in held), "running": running_keys(running)})
-    codes = Counter((row["release"], row["code"]) for row in rows if row["code"])
-    return {"at": overview.at, "workers": rows, "versions": len(codes)}
+    return {"at": overview.at, "workers": rows, "versions": len(code_versions(workers))}
 
 
 def _worker(worker: WorkerStatus) -> dict[str, Any]:

@@ -212,6 +212,9 @@ def _claim(
             calls.append(([names.meta(partition)], words))
         else:
             calls.append(([names.meta(partition), *_renamed_keys(names, partition, code)], words + code.renames))
+    if code.renamed:
+        shared: list[tuple[list[Any], list[Any]]] = [([names.shared_rates(former), names.shared_rates(name)], []) for former, name in code.renamed.items()]
+        script("rename_buckets").run_many(client, shared)
     made, superseded = _Claims(), {}
     *answers, topology = script("claim").run_many(client, calls, topology_command(names))
     for partition, answer in zip(assigned, answers, strict=True):
@@ -235,7 +238,12 @@ def _renamed_keys(names: Names, partition: str, code: WorkerCode) -> list[str]:
         key
         for pair in code.renamed.items()
         for name in pair
-        for key in (names.states(partition, name), names.deduplication(partition, name, "young"), names.deduplication(partition, name, "old"))
+        for key in (
+            names.states(partition, name),
+            names.deduplication(partition, name, "young"),
+            names.deduplication(partition, name, "old"),
+            names.rates(partition, name),
+        )
     ]
 
 

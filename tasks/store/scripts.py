@@ -25,7 +25,7 @@ class LuaScript:
     def __init__(self, name: str) -> None:
         self.name = name
         self.text = _read(name)
-        for other in (b"result", b"timelines"):
+        for other in (b"result", b"timelines", b"merge_buckets"):
             self.text = self.text.replace(b"-- include %b\n" % other, _read(other.decode()))
         self.digest = sha1(self.text, usedforsecurity=False).hexdigest()
         #: Whether an operator's change is published on the channel that workers listen to.

@@ -186,6 +186,13 @@ class Faults(Operators):
             self.known = dict(self.saved_known)
             self.plain_task = set(self.saved_plain_task)
 
+    def set_clock(self) -> None:
+        """Somebody sets the server's clock, forward or back."""
+        seconds = self.random.choice((-20.0, -2.0, 2.0, 20.0))
+        self.log(f"the server's clock jumps by {seconds} s", "clock")
+        self.server.clock_offset += seconds
+        self.world.advance(self.world.now)
+
     def flush_scripts(self) -> None:
         self.log("the scripts are flushed", "script flush")
         self.server.scripts.clear()

@@ -54,6 +54,7 @@ ACTIONS = {
     "pause": 1,
     "resume": 2,
     "send_burst": 0,
+    "set_clock": 0,
 }
 
 

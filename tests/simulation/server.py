@@ -44,6 +44,8 @@ class Server:
         self.keyspace.publish = self.publish
         self.sessions: list[Session] = []
         self.scripts: dict[bytes, bytes] = {}
+        #: Its clock minus the world's.
+        self.clock_offset = 0.0
         #: Every executed request, in order: time, words and answer. None: not recorded.
         self.log: list[tuple[float, Words, Any]] | None = None
         self.edits = {sound.encode(): broken.encode() for sound, broken in edits.items()}
@@ -114,7 +116,7 @@ class Server:
     def peek(self, words: Words, session: Session) -> Any:
         answer = self.keyspace.call([b"LMOVE", *words[1:5]])
         if answer is None:
-            session.blocked, session.blocked_until = words, self.keyspace.now + float(words[5])
+            session.blocked, session.blocked_until = words, self.keyspace.now - self.clock_offset + float(words[5])
             return _NOTHING_YET
         return answer
 
@@ -128,7 +130,7 @@ class Server:
                 answer = self.execute(words, session)
                 if answer is not _NOTHING_YET:
                     session.outbox.append(answer)
-            elif session.blocked_until <= self.keyspace.now:
+            elif session.blocked_until <= self.keyspace.now - self.clock_offset:
                 session.blocked = None
                 session.outbox.append(None)
 

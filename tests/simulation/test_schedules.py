@@ -55,6 +55,13 @@ def test_every_promise_is_kept_in_every_schedule(part: int) -> None:
     assert seen["applied"] > 20 * SCHEDULES_OF_A_PART
 
 
+def test_every_promise_is_kept_while_the_servers_clock_jumps() -> None:
+    seen = Counter[str]()
+    for seed in range(20):
+        seen.update(run(seed, focus="set_clock").faults)
+    assert seen["clock"] > 200
+
+
 def test_every_promise_is_kept_while_keys_are_hot() -> None:
     assert all("hot key" in run(seed, focus="send_burst").faults for seed in HOT_SEEDS)
 

@@ -174,7 +174,8 @@ class World:
         self.threads = [thread for thread in self.threads if thread.process is not process]
 
     def advance(self, to: float) -> None:
-        self.now = self.server.keyspace.now = max(self.now, to)
+        self.now = max(self.now, to)
+        self.server.keyspace.now = self.now + self.server.clock_offset
         self.server.wake_blocked()
 
     def deliver_all(self) -> None:

@@ -208,6 +208,10 @@ def test_the_claim_takes_over_what_has_a_former_name(client: redis.Redis, names:
     for partition, age, ids in (("0", "young", "x"), ("1", "old", "y")):
         client.sadd(names.deduplication(partition, "count", age), ids)  # type: ignore[arg-type]
     client.sadd(names.deduplication("1", "sum", "old"), "z")
+    for buckets in (names.rates("0", "count"), names.rates("1", "count"), names.shared_rates("count")):
+        client.zadd(buckets, {"a": 5, "b": 7})
+    client.zadd(names.rates("1", "sum"), {"b": 6, "c": 8})
+    client.zadd(names.shared_rates("sum"), {"b": 9})
     assert set(share_of(client, names, "new", NEW).owned) == {*ALL, INGRESS}
     assert client.hgetall(names.states("0", "sum")) == {b"a": b"1", b"b": b"2"} and not client.exists(names.states("0", "count"))
     assert client.hgetall(names.states("1", "sum")) == {b"a": b"1", b"b": b"newer"}
@@ -216,6 +220,10 @@ def test_the_claim_takes_over_what_has_a_former_name(client: redis.Redis, names:
     assert client.smembers(names.deduplication("1", "sum", "old")) == {b"y", b"z"}
     found = client.hmget(names.meta("0"), ["version:sum", "version:count", "seen:sum", "seen:count"])
     assert found == [b"2", b"renamed to sum", b"5", None]
+    assert client.zrange(names.rates("0", "sum"), 0, -1, withscores=True) == [(b"a", 5), (b"b", 7)]
+    assert client.zrange(names.rates("1", "sum"), 0, -1, withscores=True) == [(b"a", 5), (b"b", 7), (b"c", 8)], "no token is given twice"
+    assert client.zrange(names.shared_rates("sum"), 0, -1, withscores=True) == [(b"a", 5), (b"b", 9)]
+    assert not client.exists(names.rates("0", "count"), names.rates("1", "count"), names.shared_rates("count"))
 
 
 def test_only_code_that_knows_the_new_name_gets_the_partition(client: redis.Redis, names: Names) -> None:

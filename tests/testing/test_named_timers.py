@@ -128,20 +128,28 @@ class World:
                 self.timers.pop((key, name), None)
             case "every" if self.timers.get((key, name), (0, None))[1] != seconds:
                 self.timers[key, name] = self.now + seconds, seconds
-        self.fire()
+        self.fire(self.now)
 
     def advance(self, seconds: float) -> None:
         self.h.advance(seconds=seconds)
-        self.now += seconds
-        self.fire()
+        self.fire(self.now + seconds)
 
-    def fire(self) -> None:
-        while due := sorted((entry[0], place) for place, entry in self.timers.items() if entry[0] <= self.now):
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the server's clock. What was passed over is missed, not lost."""
+        self.h._keyspace.now += seconds
+        self.now += seconds
+        self.h.advance()
+        self.fire(self.now)
+
+    def fire(self, until: float) -> None:
+        while due := sorted((entry[0], place) for place, entry in self.timers.items() if entry[0] <= until):
             at, (key, name) = due[0]
+            self.now = max(self.now, at)
             self.fired.setdefault(key, []).append((name, at))
             every = self.timers.pop((key, name))[1]
-            if every is not None:
-                self.timers[key, name] = at + every, every
+            if every is not None:  # of the runs that were missed, one happens
+                self.timers[key, name] = at + every * ((self.now - at) // every + 1), every
+        self.now = until
 
     def check(self) -> None:
         for key in ("a", "b"):
@@ -159,9 +167,10 @@ events = st.tuples(
     st.sampled_from([None, None, None, *CRASH_POINTS]),
 )
 advances = st.tuples(st.just("advance"), st.sampled_from([0.5, 1.0, 4.0, 20.0]))
+jumps = st.tuples(st.just("jump"), st.sampled_from([-100.0, -6.0, -1.0, 1.0, 6.0, 25.0]))
 
 
-@given(st.lists(events | advances, max_size=25))
+@given(st.lists(events | advances | jumps, max_size=25))
 def test_timers_are_a_dict_of_times(steps: list[Any]) -> None:
     play(steps)
 
@@ -171,7 +180,7 @@ def play(steps: list[Any]) -> None:
     with world.h:
         for what, *arguments in steps:
             getattr(world, what)(*arguments)
-        world.advance(30.0)
+        world.advance(30.0 + max(0.0, -world.now))
         world.check()
 
 
@@ -198,7 +207,7 @@ def a_cancel_touches_only_the_sorted_set(patch: pytest.MonkeyPatch) -> None:
     def cancel(self: Any, name: str) -> None:
         """Moves the alarm to the end of days."""
         handler = self._handler(name)
-        self._outbox.add(Alarm(timers.MAX_DUE, timers.alarm_entry(handler.name, self._key)), is_message=False)
+        self._step.outbox.add(Alarm(timers.MAX_DUE, timers.alarm_entry(handler.name, self._key)), is_message=False)
 
     patch.setattr(timers.Timers, "cancel", cancel)
 
@@ -227,6 +236,37 @@ def test_a_cancel_that_was_committed_before_the_firing_wins() -> None:
         h.send_many([Event("k"), Event("k", "cancel")])
         h.advance(minutes=1)
         assert fired(h) == []
+
+
+def test_a_clock_that_is_put_back_while_a_firing_waits_fires_nothing_early() -> None:
+    with harness(count) as h:
+        h.send(Event("k", "set", seconds=10))
+        dies = h._workers._die
+
+        def put_back() -> None:
+            h._keyspace.now -= 60
+            dies()
+
+        h._workers._die = put_back  # type: ignore[method-assign]
+        h.crash("before the step")
+        h._keyspace.now += 11
+        h.send(Event("k"))  # after the firing, which is in the queue when the worker dies
+        assert h._keyspace.now < BEGINNING and fired(h) == []
+        h.advance(seconds=BEGINNING + 9.9 - h._keyspace.now)
+        assert fired(h) == []
+        h.advance(seconds=0.2)
+        assert fired(h) == [("one", 10.0)]
+
+
+def test_a_cron_run_that_the_clock_jumped_over_is_made_up_for_and_the_next_is_on_time() -> None:
+    with harness(count, now=datetime(2027, 1, 4, 12, tzinfo=UTC)) as h:
+        h.send(Event("k", "cron"))
+        h._keyspace.now += 86_400 * 2.5  # the runs of two mornings are missed
+        h.advance(seconds=1)
+        h._keyspace.now -= 86_400  # back behind the run that was made up for
+        h.advance(days=3)
+        times = [datetime.fromtimestamp(one[1] + BEGINNING, UTC).strftime("%d %H:%M") for one in h.state(count, "k").fired]
+        assert times == ["05 08:00", "07 08:00", "08 08:00"]
 
 
 def test_a_timer_moved_with_every_message_sets_one_alarm() -> None:

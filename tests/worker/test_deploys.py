@@ -131,6 +131,60 @@ def test_a_class_is_renamed_and_its_content_changed(make_live: Callable[..., Liv
     assert without.run("versions", "--exit-code")[0] == 0
 
 
+FEWER_FIELDS = """
+from dataclasses import dataclass
+
+@dataclass
+class Account:
+    price: float = 0.0
+
+@state_computation(name="pay", state=Account, key=first)
+def pay(message: list, state: Account) -> None:
+    state.price += message[1]
+"""
+#: With one more field, and no version.
+MORE_FIELDS = FEWER_FIELDS.replace("price: float = 0.0", "price: float = 0.0\n    visits: int = 0") + "    state.visits += 1\n"
+
+
+def test_a_field_is_added_and_the_deploy_rolled_back(make_live: Callable[..., LiveGroup], tmp_path: Path) -> None:
+    live = make_live(PARTITIONS=4, PARTITIONS_LEASE_SECONDS=2, PARTITIONS_STATE_SIGNING_KEY="0123456789abcdef0123")
+    old, new = Release(live, tmp_path / "old", FEWER_FIELDS), Release(live, tmp_path / "new", MORE_FIELDS)
+    running = old.start("old")
+    rounds = 0
+
+    def replaced_by(release: Release, name: str) -> None:
+        """A rolling deploy, with messages before, in between and after."""
+        nonlocal running, rounds
+        other = release.start(name)
+        live.wait_owned(by=2)
+        pay(live, (rounds + 1) * len(KEYS))
+        running.terminate()
+        running.wait()
+        running = other
+        live.wait_owned(by=1)
+        pay(live, (rounds + 2) * len(KEYS))
+        rounds += 2
+        assert release.run("versions", "--exit-code")[0] == 0
+
+    pay(live, len(KEYS))
+    rounds = 1
+    code, found = new.run("migrate", "--check")
+    (one,) = found["computations"]
+    assert (code, one["states"], one["failed"]) == (0, 12, 0)
+    replaced_by(new, "new")
+    seen = new.states("pay")
+    assert {one["price"] for one in seen.values()} == {4.5} and {one["visits"] for one in seen.values()} == {1, 2}
+
+    # Old code goes on with the states that new code has written. It keeps the field that it does not know.
+    replaced_by(old, "again")
+    assert {one["price"] for one in old.states("pay").values()} == {7.5}
+    replaced_by(new, "newer")
+    last = new.states("pay")
+    assert {one["price"] for one in last.values()} == {10.5}
+    assert all(seen[key]["visits"] < last[key]["visits"] <= seen[key]["visits"] + 3 for key in KEYS)
+    assert live.dead_letters() == []
+
+
 PAYS = """
 class Account:
     def __init__(self):

@@ -1,8 +1,8 @@
 -- Claim a partition that `balance` has assigned, and get its fencing token. From then on commits with an earlier token are refused.
 -- What a renamed computation has under its former name is renamed.
 --
--- KEYS  1 meta (hash)  2… of each renamed computation: states (hash), young ids (set), old ids (set) of the former name, and the same of
---       its name
+-- KEYS  1 meta (hash)  2… of each renamed computation: states (hash), young ids (set), old ids (set), buckets of its rate limit (zset) of
+--       the former name, and the same of its name
 -- ARGV  1 worker id  2 since: number of the assignment  3 number of messages to run in isolation if the last holder died (0: none)
 --       4… field of meta with a computation's highest written version, the highest version that the worker can read, field, version, …, ""
 --       and then of each renamed computation: former name, name, the highest version that the worker can read
@@ -70,23 +70,27 @@ local function merge_states(from, to)
     end
   until cursor == '0'
 end
+-- include merge_buckets
+
 local number = 2
 for i = first, #ARGV, 3 do
   local former, name = ARGV[i], ARGV[i + 1]
-  for what = 0, 2 do
-    local from, to = KEYS[number + what], KEYS[number + 3 + what]
+  for what = 0, 3 do
+    local from, to = KEYS[number + what], KEYS[number + 4 + what]
     if redis.call('EXISTS', from) == 1 then
       if redis.call('EXISTS', to) == 0 then
         redis.call('RENAME', from, to)
       elseif what == 0 then
         merge_states(from, to)
+      elseif what == 3 then
+        merge_buckets(from, to)
       else
         redis.call('SUNIONSTORE', to, to, from)
         redis.call('DEL', from)
       end
     end
   end
-  number = number + 6
+  number = number + 8
   local before = redis.call('HMGET', KEYS[1], 'seen:' .. former, 'version:' .. former, 'version:' .. name)
   if before[1] then
     redis.call('HSETNX', KEYS[1], 'seen:' .. name, before[1])
