@@ -11,7 +11,8 @@
   const COLORS = {stalled: "danger", unowned: "danger", away: "danger", "falling behind": "warning", paused: "warning", running: "success", idle: "secondary"};
   const made = new Map();
   const known = new URLSearchParams(location.hash.slice(1));
-  const view = {sort: known.get("sort") || "partition", down: known.get("down") === "1", text: known.get("q") || "", state: known.get("state") || "", page: 0};
+  const view = {sort: known.get("sort") || "partition", down: known.get("down") === "1", text: known.get("q") || "", state: known.get("state") || "", by: known.get("by") || "", page: 0};
+  const headings = new Map();
   let data = [], at = 0, series = new Map();
 
   function cell(row, field, className) {
@@ -114,18 +115,58 @@
     return view.down ? -order : order;
   }
 
+  // Rows are grouped by server where there are several, unless the reader has chosen.
+  function grouping() { return view.by || (new Set(data.map((one) => one.server)).size > 1 ? "server" : "nothing"); }
+
+  function groupOf(one, by) {
+    if (by === "server") { return one.server || "control server"; }
+    return by === "worker" ? one.owner || "without an owner" : "";
+  }
+
+  function heading(group, members, by) {
+    if (!headings.has(group)) {
+      const row = document.createElement("tr"), name = add(row, "th");
+      row.className = "partitions-group";
+      row.dataset.group = group;
+      name.scope = "rowgroup";
+      name.colSpan = 14;
+      headings.set(group, {row, name: add(name, "span"), badge: add(name, "span", "badge"), facts: add(name, "span", "partitions-muted")});
+    }
+    const parts = headings.get(group), sum = (field) => members.reduce((total, one) => total + (one[field] || 0), 0);
+    const bad = members.filter((one) => one.state === (by === "server" ? "away" : "unowned")).length;
+    const stalled = members.filter((one) => TROUBLE.includes(one.state)).length;
+    put(parts.name, group);
+    put(parts.badge, by === "server" ? (bad ? "does not answer" : "answers") : bad ? "unowned" : stalled ? count(stalled) + " in trouble" : "ok");
+    parts.badge.className = "badge text-bg-" + (bad ? "danger" : by === "worker" && stalled ? "warning" : "success");
+    put(parts.facts, count(members.length) + (members.length === 1 ? " queue, " : " queues, ") + count(sum("waiting")) + " waiting, " + rate(sum("done_per_second")) + "/s done");
+    return parts.row;
+  }
+
   function draw() {
-    const found = data.filter(fits).sort(compare);
+    const by = grouping();
+    const found = data.filter(fits).sort((one, other) => {
+      const [a, b] = [groupOf(one, by), groupOf(other, by)];
+      return a < b ? -1 : a > b ? 1 : compare(one, other);
+    });
+    const members = new Map();
+    for (const one of found) { members.set(groupOf(one, by), [...(members.get(groupOf(one, by)) || []), one]); }
     const pages = Math.max(1, Math.ceil(found.length / PAGE));
     view.page = Math.min(view.page, pages - 1);
     const shown = found.slice(view.page * PAGE, (view.page + 1) * PAGE);
+    const lines = [];
     shown.forEach((one, place) => {
+      const group = groupOf(one, by);
+      if (by !== "nothing" && (place === 0 || group !== groupOf(shown[place - 1], by))) { lines.push(heading(group, members.get(group), by)); }
       if (!made.has(one.partition)) { made.set(one.partition, make(one)); }
       const parts = made.get(one.partition);
       fill(parts, one);
-      if (body.children[place] !== parts.row) { body.insertBefore(parts.row, body.children[place] || null); }
+      lines.push(parts.row);
     });
-    while (body.children.length > shown.length) { body.lastChild.remove(); }
+    lines.forEach((line, place) => {
+      if (body.children[place] !== line) { body.insertBefore(line, body.children[place] || null); }
+    });
+    while (body.children.length > lines.length) { body.lastChild.remove(); }
+    find("group-by").value = by;
     put(find("rows-count"), found.length === data.length ? "" : count(found.length) + " of " + count(data.length));
     find("rows-previous").hidden = view.page === 0;
     find("rows-next").hidden = view.page + 1 >= pages;
@@ -140,6 +181,7 @@
     if (view.sort !== "partition" || view.down) { words.set("sort", view.sort); words.set("down", view.down ? "1" : "0"); }
     if (view.text) { words.set("q", view.text); }
     if (view.state) { words.set("state", view.state); }
+    if (view.by) { words.set("by", view.by); }
     history.replaceState(null, "", words.size ? "#" + words : location.pathname + location.search);
     draw();
   }
@@ -177,6 +219,7 @@
   find("rows-filter").addEventListener("submit", (event) => event.preventDefault());
   find("filter-text").addEventListener("input", (event) => { view.text = event.target.value.trim(); view.page = 0; remember(); });
   find("filter-state").addEventListener("change", (event) => { view.state = event.target.value; view.page = 0; remember(); });
+  find("group-by").addEventListener("change", (event) => { view.by = event.target.value; view.page = 0; remember(); });
   find("rows-previous").addEventListener("click", () => { view.page -= 1; draw(); });
   find("rows-next").addEventListener("click", () => { view.page += 1; draw(); });
   document.querySelector("#partitions-table thead").addEventListener("click", (event) => {
