@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
+from celery_partitions.producer.task import ComputationTask
+from celery_partitions.runtime.registry import add_installation, remove_installation
 from celery_partitions.store.leases import balance
 from celery_partitions.store.worker_code import WorkerCode
 from celery_partitions.worker.call_turns import begin_calls
@@ -79,7 +81,10 @@ class LoopByHand(PartitionLoop):
 
 
 @contextmanager
-def loop_by_hand(live: LiveGroup) -> Iterator[LoopByHand]:
+def loop_by_hand(live: LiveGroup, *, calls: bool = False, tasks: bool = False) -> Iterator[LoopByHand]:
+    """`calls`: begin the calls that wait, and end them after the block. `tasks`: the app has the computations as tasks, as in a worker."""
+    if tasks:
+        add_installation(live.installation, ComputationTask)
     reports = Reports(live.app, "by-hand", 0, lambda: False, live.app.tasks)
     parts = worker_parts(
         live.installation, "by-hand/1", reports, lambda raw: loop.run_plain_task(raw), (), node="by-hand"
@@ -90,8 +95,14 @@ def loop_by_hand(live: LiveGroup) -> Iterator[LoopByHand]:
     loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=partitions, code=WorkerCode.of(live.installation.computations.values())))
     loop.holdings.take_up_share()
     try:
+        if calls:
+            loop.begin_calls()
         yield loop
+        if calls:
+            loop.end_calls()
     finally:
+        if tasks:
+            remove_installation(live.installation)
         loop.waiting.destroy()
         reports.close()
         loop.client.close()

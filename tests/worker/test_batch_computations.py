@@ -51,10 +51,8 @@ def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live) as loop:
-        loop.begin_calls()
+    with loop_by_hand(live, calls=True) as loop:
         yield loop
-        loop.end_calls()
 
 
 def pages(count: int, key: str = "a", start: int = 0, **more: Any) -> list[Page]:

@@ -18,8 +18,6 @@ from celery import Celery, Task, current_task, signals
 
 from celery_partitions import MessageError, RetryPolicy, build_application, key_extractor, source, state_computation
 from celery_partitions.model.policy import Exhausted, PolicyChange
-from celery_partitions.producer.task import ComputationTask
-from celery_partitions.runtime.registry import add_installation, remove_installation
 from celery_partitions.testing import harness
 from celery_partitions.worker.logs import JsonFormatter
 from tests.fundamentals.live import LiveGroup
@@ -73,12 +71,8 @@ COMPUTATIONS = {"tests.context: visit": visit, "tests.context: visit in time": v
 def loop_of(live: LiveGroup) -> Iterator[LoopByHand]:
     """A loop whose app has the computations as tasks, as in a worker."""
     noted.clear()
-    add_installation(live.installation, ComputationTask)
-    try:
-        with loop_by_hand(live) as loop:
-            yield loop
-    finally:
-        remove_installation(live.installation)
+    with loop_by_hand(live, tasks=True) as loop:
+        yield loop
 
 
 def run(live: LiveGroup, loop: LoopByHand, visits: list[Visit], name: str = "tests.context: visit") -> list[str]:

@@ -17,8 +17,6 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from celery_partitions import RetryPolicy, build_application, source, state_computation
-from celery_partitions.producer.task import ComputationTask
-from celery_partitions.runtime.registry import add_installation, remove_installation
 from celery_partitions.tracing.spans import Tracing
 from celery_partitions.worker.logs import JsonFormatter
 from tests.fundamentals.live import LiveGroup
@@ -88,14 +86,8 @@ NAMES = ["tests.calls: awaiting", "tests.calls: in a thread", "tests.calls: visi
 def loop_of(live: LiveGroup) -> Iterator[LoopByHand]:
     """A loop whose app has the computations as tasks, as in a worker."""
     noted.clear()
-    add_installation(live.installation, ComputationTask)
-    try:
-        with loop_by_hand(live) as loop:
-            loop.begin_calls()
-            yield loop
-            loop.end_calls()
-    finally:
-        remove_installation(live.installation)
+    with loop_by_hand(live, calls=True, tasks=True) as loop:
+        yield loop
 
 
 def run(live: LiveGroup, loop: LoopByHand, name: str, count: int = 6) -> None:

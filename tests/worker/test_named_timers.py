@@ -17,8 +17,6 @@ from celery_partitions.admin.importer import Importer
 from celery_partitions.admin.timers import cancel_timer, timers_of
 from celery_partitions.model.errors import StateError
 from celery_partitions.model.topology import Topology
-from celery_partitions.producer.task import ComputationTask
-from celery_partitions.runtime.registry import add_installation, remove_installation
 from celery_partitions.store.names import Names
 from tests.fundamentals.live import LiveGroup
 from tests.worker.by_hand import LoopByHand, loop_by_hand
@@ -74,14 +72,8 @@ async def fires_in_coroutine(timer: Timer, fired: Fired, context: Context) -> No
 
 @pytest.fixture
 def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    add_installation(live.installation, ComputationTask)
-    try:
-        with loop_by_hand(live) as loop:
-            loop.begin_calls()
-            yield loop
-            loop.end_calls()
-    finally:
-        remove_installation(live.installation)
+    with loop_by_hand(live, calls=True, tasks=True) as loop:
+        yield loop
 
 
 def names_of(live: LiveGroup, key: str, computation: Any = set_alarm) -> tuple[str, ...]:

@@ -108,10 +108,8 @@ def live(make_live: Callable[..., LiveGroup]) -> Iterator[LiveGroup]:
 
 @pytest.fixture
 def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live) as loop:
-        loop.begin_calls()
+    with loop_by_hand(live, calls=True) as loop:
         yield loop
-        loop.end_calls()
 
 
 def drain(live: LiveGroup, loop: LoopByHand) -> None:

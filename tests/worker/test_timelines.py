@@ -11,8 +11,6 @@ import pytest
 
 from celery_partitions import Context, RetryPolicy, key_extractor, state_computation
 from celery_partitions.admin.timeline import FieldChange, KeyWatch, Row
-from celery_partitions.producer.task import ComputationTask
-from celery_partitions.runtime.registry import add_installation, remove_installation
 from celery_partitions.store.timelines import MAX_TIMELINE_BYTES, read_timeline
 from tests.fundamentals.live import LiveGroup
 from tests.worker.by_hand import LoopByHand, loop_by_hand
@@ -68,14 +66,8 @@ Made = Callable[..., LoopByHand]
 
 @contextmanager
 def looping(live: LiveGroup) -> Iterator[LoopByHand]:
-    add_installation(live.installation, ComputationTask)
-    try:
-        with loop_by_hand(live) as loop:
-            loop.begin_calls()
-            yield loop
-            loop.end_calls()
-    finally:
-        remove_installation(live.installation)
+    with loop_by_hand(live, calls=True, tasks=True) as loop:
+        yield loop
 
 
 @pytest.fixture
