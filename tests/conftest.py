@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ LONG_FILES = (
 SLOW_FOLDERS = {"adoption", "chaos", "dashboard", "deployment", "docs", "interop", "simulation", "typing"}
 #: The limit for `pytest -n auto`: each process starts its own servers and workers.
 MAX_PROCESSES = 8
+
+_numbers = count()
 
 
 def pytest_configure() -> None:
@@ -98,6 +101,12 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 def settings(redis_url: str) -> Settings:
     """The settings of the tests' processes, on the empty database."""
     return Settings(redis_url=redis_url, partitions=PARTITIONS)
+
+
+@pytest.fixture
+def key() -> str:
+    """A key that no other test uses."""
+    return f"key-{next(_numbers)}"
 
 
 @pytest.fixture

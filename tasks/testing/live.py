@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from celery import Celery
@@ -85,7 +84,7 @@ class PartitionWorkers(View):
         add_installation(self.installation, ComputationTask)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         remove_installation(self.installation)
         for worker in self.workers:
             worker.kill()

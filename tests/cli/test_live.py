@@ -46,11 +46,6 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
         live.print_logs()
 
 
-@pytest.fixture
-def key() -> str:
-    return f"live-{next(_numbers)}"
-
-
 def partition_of_queue(key: str) -> str:
     return str(partition_of(key, 4))
 

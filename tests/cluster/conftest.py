@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -25,8 +24,6 @@ ENV = {
     "PARTITIONS_RETRY_EXHAUSTED": "dead_letter",
 }
 
-_numbers = count()
-
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[RedisCluster]:
@@ -43,12 +40,6 @@ def shared(cluster: RedisCluster, tmp_path_factory: pytest.TempPathFactory) -> I
         live.start_workers(2)
         yield live
         live.print_logs()
-
-
-@pytest.fixture
-def key() -> str:
-    """A key that no other test uses."""
-    return f"key-{next(_numbers)}"
 
 
 @pytest.fixture

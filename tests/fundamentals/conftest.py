@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,6 @@ ENV = {
     "PARTITIONS_RETRY_EXHAUSTED": "dead_letter",
 }
 
-_numbers = count()
-
 
 @pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
@@ -31,12 +28,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
         live.start_workers(2)
         yield live
         live.print_logs()
-
-
-@pytest.fixture
-def key() -> str:
-    """A key that no other test uses."""
-    return f"key-{next(_numbers)}"
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -22,8 +21,6 @@ CELERY_NODE = "celery-node@0.5.9"
 NPM_SECONDS = 90
 NODE_SECONDS = 60
 
-_numbers = count()
-
 
 @pytest.fixture(scope="package")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
@@ -32,12 +29,6 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
         live.start_workers(1)
         yield live
         live.print_logs()
-
-
-@pytest.fixture
-def key() -> str:
-    """A key that no other test uses."""
-    return f"key-{next(_numbers)}"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +24,6 @@ from tests.results import application
 from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
-_numbers = count()
 #: A queue that the app does not name, but to which follow-ups are allowed.
 APART = "apart"
 
@@ -101,12 +99,6 @@ def here(shared: LiveGroup) -> Iterator[Client]:
     shared.client.delete(application.RAN)
     with connected(shared) as client:
         yield client
-
-
-@pytest.fixture
-def key() -> str:
-    """A key that no other test uses."""
-    return f"key-{next(_numbers)}"
 
 
 @pytest.fixture

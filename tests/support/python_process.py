@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 #: A process that has loaded Apple's libraries can't be forked.
@@ -82,7 +81,7 @@ class ForkedProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         for stream in (self.stdout, self.stderr):
             if stream is not None:
                 stream.close()
