@@ -40,6 +40,13 @@ def plain_drain(bench: Bench, count: int, keys: int, **settings: object) -> Drai
     return drain
 
 
+def plain_sending(bench: Bench) -> float:
+    """Plain Celery: messages/s of `apply_async` in a loop."""
+    bench.clear()
+    filled = bench.run("plain_client.py", "fill", "--count", bench.size.plain_enqueued, "--keys", bench.size.keys)
+    return bench.size.plain_enqueued / float(filled["seconds"])
+
+
 def checked(result: dict[str, Any]) -> dict[str, Any]:
     """Return a candidate's answer. Raises if its result is wrong, however fast it was."""
     if result["wrong"]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.runs import PARTITIONS
+from tests.benchmarks.runs import PARTITIONS, plain_sending
 from tests.benchmarks.samples import Row, Target, alternate
 
 
@@ -16,12 +18,7 @@ def measure(bench: Bench) -> list[Row]:
         filled = bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
         return size.enqueued / float(filled["seconds"])
 
-    def apply_async() -> float:
-        bench.clear()
-        filled = bench.run("plain_client.py", "fill", "--count", size.plain_enqueued, "--keys", size.keys)
-        return size.plain_enqueued / float(filled["seconds"])
-
-    taken = alternate(bench.rounds, {"ours": send_many, "apply_async": apply_async})
+    taken = alternate(bench.rounds, {"ours": send_many, "apply_async": partial(plain_sending, bench)})
     ours, theirs = taken["ours"].median, taken["apply_async"].median
     return [
         Row(

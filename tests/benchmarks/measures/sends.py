@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.runs import partitioned_drain
+from tests.benchmarks.runs import partitioned_drain, plain_sending
 from tests.benchmarks.samples import CandidateFailedError, Row, Target, alternate
 
 
@@ -18,12 +20,7 @@ def measure(bench: Bench) -> list[Row]:
             raise CandidateFailedError(f"{sent} tasks were sent for {size.enqueued} messages")
         return rate
 
-    def outside() -> float:
-        bench.clear()
-        filled = bench.run("plain_client.py", "fill", "--count", size.plain_enqueued, "--keys", size.keys)
-        return size.plain_enqueued / float(filled["seconds"])
-
-    taken = alternate(bench.rounds, {"ours": in_the_commit, "apply_async": outside})
+    taken = alternate(bench.rounds, {"ours": in_the_commit, "apply_async": partial(plain_sending, bench)})
     ours, theirs = taken["ours"].median, taken["apply_async"].median
     return [
         Row(
