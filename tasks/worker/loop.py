@@ -124,9 +124,10 @@ class PartitionLoop(threading.Thread):
 
     def work(self, owned: OwnedPartition) -> None:
         """Process one batch of one partition, from its queue or a parked key's mailbox, up to sending its commit."""
-        if self.attend(owned):
-            return
         began = self.clock.monotonic()
+        if self.attend(owned):
+            self._turns.charge(owned, self.clock.monotonic() - began)
+            return
         batch = outcome = None
         try:
             if self.calls is not None and self.calls.attend(owned):
@@ -178,9 +179,9 @@ class PartitionLoop(threading.Thread):
             seconds = self._turns.charge(owned, self.clock.monotonic() - began)
             owned.charge_turn(seconds, batch, at_most=self.settings.batch_seconds)
 
-    def charge(self, owned: OwnedPartition, seconds: float) -> None:
-        """Count time that a partition has used outside a batch, so that others have their turn."""
-        self._turns.charge(owned, seconds)
+    def go_behind(self, owned: OwnedPartition) -> None:
+        """A partition has nothing to do but to wait for others: those that are ready have their turn first."""
+        self._turns.go_behind(owned, self.owned_partitions.values())
 
     def attend(self, owned: OwnedPartition) -> bool:
         """Do what a resize asks of the partition. True: its turn is over."""

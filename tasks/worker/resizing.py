@@ -141,7 +141,7 @@ class Resizing:
         if not place.is_complete:
             took = loop.clock.monotonic() - now
             owned.rest_until, owned.waits = now + LOOK_SECONDS + 10 * took, True
-            loop.charge(owned, took)
+            loop.go_behind(owned)  # those that it waits for may have used much more time
             return True
         if owned.waits:  # newer code may have written what came: only a claim checks that
             self._give_up(owned)

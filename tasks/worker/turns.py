@@ -35,6 +35,10 @@ class Turns:
         owned.used_seconds += charged
         return charged
 
+    def go_behind(self, owned: OwnedPartition, all_of_them: Iterable[OwnedPartition]) -> None:
+        """Let each of the others have a turn before this partition, if they are ready."""
+        owned.used_seconds = max(map(_used_seconds, all_of_them), default=owned.used_seconds)
+
 
 def _used_seconds(owned: OwnedPartition) -> float:
     return owned.used_seconds
