@@ -22,10 +22,10 @@ def idle_partitions(owned_partitions: Iterable[OwnedPartition], now: float) -> t
         if owned.rest_until > now:
             until.append(owned.rest_until - now)
             continue
-        if owned.attend_at < math.inf:
-            until.append(max(0.0, owned.attend_at - now))
+        if owned.next_attention < math.inf:
+            until.append(max(0.0, owned.next_attention - now))
         if owned.state is State.KNOWN and (not owned.paused or owned.calls is not None):
-            if not owned.paused and not owned.messages:  # else a batch is open, or there is no room for its calls
+            if not owned.paused and not owned.messages and owned.cohort is None:  # else its messages are known, or wait for older ones
                 idle.append(owned)
             seconds = owned.seconds_to_next_due()
             if seconds is not None and not owned.paused:

@@ -91,6 +91,8 @@ class OwnedPartition:
     topology: Topology | None = None
     #: When the partition must be attended to for a resize, by the loop's clock, although it has no message.
     attend_at: float = math.inf
+    #: When to look for messages to admit. It counts only while none is known.
+    admit_at: float = math.inf
     #: During a resize: its keys on their way; that it waited for keys of others; the messages that wait for older ones, and how often to look.
     move: Move | None = None
     waits: bool = False
@@ -314,13 +316,18 @@ class OwnedPartition:
             dues.append(self.unread_due)
         return max(0.0, min(dues) - now) if dues else None
 
+    @property
+    def next_attention(self) -> float:
+        """When a resize asks something of the partition, by the loop's clock."""
+        return self.attend_at if self.messages else min(self.attend_at, self.admit_at)
+
     def is_ready(self) -> bool:
         """Whether there is work for this partition now."""
         if self.rest_until > self.clock():
             return False
         if self.state in (State.COMMITTING, State.CLOSED):
             return False
-        if self.attend_at <= self.clock():
+        if self.next_attention <= self.clock():
             return True
         may_take = may_retry = True
         if self.calls is not None:

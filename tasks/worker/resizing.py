@@ -43,11 +43,14 @@ class Cohort:
     left: dict[int, int]
     removed: dict[int, int]
 
-    def count_down(self, sources: dict[int, tuple[int, int]]) -> None:
+    def count_down(self, sources: dict[int, tuple[int, int]]) -> bool:
+        """Returns whether a source has got on."""
+        before = dict(self.left)
         for source, (removed, length) in sources.items():
             # At most what it has: somebody may have emptied the queue.
             self.left[source] = min(self.left[source] - (removed - self.removed[source]), length)
             self.removed[source] = removed
+        return self.left != before
 
     @property
     def may_pass(self) -> bool:
@@ -205,7 +208,7 @@ class Resizing:
             owned.forget_all()
         owned.lease = replace(owned.lease, inbox=inbox)
         owned.topology, owned.reading, owned.cohort = self.topology, None, None
-        owned.attend_at = 0.0 if inbox else math.inf
+        owned.attend_at, owned.admit_at = math.inf, 0.0 if inbox else math.inf
 
     def _give_up(self, owned: OwnedPartition) -> None:
         """Release a partition, to claim it again."""
@@ -219,11 +222,7 @@ class Resizing:
     def _admit(self, owned: OwnedPartition) -> bool:
         """Admit messages if it is time. True: there is nothing else to do."""
         now = self.loop.clock.monotonic()
-        if owned.messages:
-            if owned.attend_at <= now:  # they may have to wait, for a pause or for room; a time in the past would keep the loop awake
-                owned.attend_at = now + ADMIT_SECONDS
-            return False
-        if owned.attend_at > now and not owned.must_peek:
+        if owned.messages or (owned.admit_at > now and not owned.must_peek):
             return False
         cohort: Cohort | None = owned.cohort
         count = cohort.count if cohort is not None and cohort.may_pass else 0
@@ -231,22 +230,20 @@ class Resizing:
         if answer is None:
             raise LeaseLost
         sources = dict(answer.sources)
-        if count:
-            cohort = None
-        if not answer.waiting:
-            cohort = None
-        elif cohort is None:
+        gets_on = answer.admitted > 0 or (cohort is None and answer.waiting > 0)
+        if cohort is not None:
+            cohort.count -= answer.admitted
+            gets_on = cohort.count_down(sources) or gets_on
+        if answer.waiting and (cohort is None or cohort.count <= 0):
             cohort = Cohort(answer.waiting, {one: left for one, (_, left) in sources.items()}, {one: gone for one, (gone, _) in sources.items()})
-        else:
-            cohort.count_down(sources)
-        owned.cohort = cohort
+        owned.cohort = cohort = cohort if answer.waiting else None
         if cohort is not None and cohort.may_pass:
             owned.admit_seconds = 0.0
-        elif (answer.ready or answer.waiting) and not owned.paused:
+        elif gets_on and not owned.paused:
             owned.admit_seconds = ADMIT_SECONDS
         else:
             owned.admit_seconds = min(LONGEST_ADMIT_SECONDS, max(ADMIT_SECONDS, owned.admit_seconds * 2))
-        owned.attend_at = now + owned.admit_seconds
+        owned.admit_at = now + owned.admit_seconds
         if not answer.ready and not answer.waiting and not self.topology.sources(owned.number):
             owned.topology = None  # the inbox is empty for good: look whether the queue may be used directly
         if answer.ready:

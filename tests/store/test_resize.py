@@ -105,6 +105,21 @@ def test_messages_are_admitted_once_older_ones_have_passed(client: redis.Redis, 
     assert client.lrange(names.inbox("1"), 0, -1) == [b"c", b"b", b"a"]
 
 
+def test_messages_that_were_there_before_a_resize_wait_too(client: redis.Redis, names: Names, grown: Topology) -> None:
+    for partition in ("0", "1", "ingress"):
+        client.hset(names.meta(partition), mapping={"epoch": 1, "moved": 1})
+    assert finish_resize(client, names, grown, said="x") == ("ok", 0)
+    client.lpush(names.inbox("0"), "oldest", "older")
+    client.lpush(names.queue("0"), "old")
+    client.lpush(names.queue("1"), "elsewhere")
+    assert begin_resize(client, names, Topology(1, 2), 1, AUDIT) == ("ok", "2")
+    assert client.exists(names.inbox("0")) == 0
+    assert client.lrange(names.queue("0"), 0, -1) == [b"old", b"older", b"oldest"]
+    assert client.hmget(names.meta("0"), "token") == [b"8"]
+    found = admit(client, names, Lease("0", 8), (1,), 0)
+    assert found is not None and (found.admitted, found.waiting) == (0, 3)
+
+
 def test_what_was_passed_on_is_first_again_after_an_abort(client: redis.Redis, names: Names, grown: Topology) -> None:
     client.hset(names.meta("1"), "token", 8)
     client.lpush(names.inbox("1"), "passed on first", "passed on second")

@@ -10,9 +10,12 @@
 --       9 number of audit records to keep, approximately  10 who  11 what  12 details (JSON)
 -- Returns {"ok", epoch}; {"changed", epoch}: the topology is another by now; or {"old", worker}: a living worker runs a release that cannot
 -- follow; or {"late"}: partitions that get back their keys have lost some already. Nothing is written then.
--- What was sent before is older than what is sent from now on. So it goes into the inbox, where the partition works on it first. The holder
--- gets a new token: until it knows the new topology, it must not take a message from the queue. If a resize is undone, what was passed on is older
--- than what was not.
+-- A partition that gets keys waits with every message in its queue until its sources have passed on what they have now (`admit`), also with those
+-- that are there already: a misrouted one among them may follow an older one of its key that was forwarded to its former partition. What an earlier
+-- resize has left in the inbox goes back to the front of the queue. The holder gets a new token: until it knows the new topology, it must not take a
+-- message from the queue.
+-- If a resize is undone, what was passed on is older than what was not, and both are older than what the sources have of these keys. So they go
+-- into the inbox, where the partition works on them first.
 
 local function now_in_ms()
   local time = redis.call('TIME')
@@ -34,17 +37,23 @@ for i = 5, #KEYS, 6 do
     return { 'late' }
   end
 end
+-- Put a list's messages in front of another's, or behind them.
+local function move(from, to, in_front)
+  if redis.call('EXISTS', to) == 0 and redis.call('EXISTS', from) == 1 then redis.call('RENAME', from, to) end
+  while redis.call('LMOVE', from, to, in_front and 'LEFT' or 'RIGHT', in_front and 'RIGHT' or 'LEFT') do end
+end
 local older = {}
 for i = 5, #KEYS, 6 do
   if string.sub(ARGV[8], (i + 1) / 6, (i + 1) / 6) == 'l' then
     older[#older + 1] = i + 2
   else
-    for _, from in ipairs({ i + 1, i + 3, i + 4, i + 5 }) do older[#older + 1] = from end
-    for _, from in ipairs(older) do
-      if redis.call('EXISTS', KEYS[i + 2]) == 0 and redis.call('EXISTS', KEYS[from]) == 1 then redis.call('RENAME', KEYS[from], KEYS[i + 2]) end
-      while redis.call('LMOVE', KEYS[from], KEYS[i + 2], 'RIGHT', 'LEFT') do end
+    if ARGV[7] == '' then
+      move(KEYS[i + 2], KEYS[i + 1], true)
+    else
+      for _, from in ipairs({ i + 1, i + 3, i + 4, i + 5 }) do older[#older + 1] = from end
+      for _, from in ipairs(older) do move(KEYS[from], KEYS[i + 2]) end
+      older = {}
     end
-    older = {}
   end
   if redis.call('HEXISTS', KEYS[i], 'token') == 1 then redis.call('HINCRBY', KEYS[i], 'token', 1) end
 end
