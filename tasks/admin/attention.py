@@ -105,7 +105,7 @@ def _no_owner(facts: Facts) -> Iterator[Attention]:
         f"{counted(waiting, 'message')} wait, and nothing processes them",
         since,
         "Start workers" if none else "Start another worker, or end a drain (partitions undrain)",
-        _partition_page(rows),
+        _partition_page(rows, "unowned"),
         len(rows),
     )
 
@@ -124,7 +124,7 @@ def _stalled(facts: Facts) -> Iterator[Attention]:
         f"{counted(waiting, 'message')} wait, and none was done for {span(facts.at - since)}",
         since,
         f"See what {stalled[0].status.owner} does: its log, its last commits, its oldest message. A call without a time limit may hang",
-        _partition_page(stalled),
+        _partition_page(stalled, "stalled"),
         len(rows),
     )
 
@@ -150,7 +150,7 @@ def _falling_behind(facts: Facts) -> Iterator[Attention]:
         f"{counted(waiting, 'message')} wait; {number(came)}/s come, {number(done)}/s are done: {drained(waiting, came, done)}",
         min((pace.behind_since for _, pace in rows if pace.behind_since is not None), default=None),
         "Start more workers, up to one per partition; or find the slow computation",
-        _partition_page([one for one, _ in behind]),
+        _partition_page([one for one, _ in behind], "falling behind"),
         len(rows),
     )
 
@@ -185,7 +185,7 @@ def _takeovers(facts: Facts) -> Iterator[Attention]:
         + (f"; one partition changed hands {changes} times: a message may kill its worker" if changes >= 3 else ""),
         min(min(times) for _, times in rows),
         "See why the worker ended: its log, the kernel's log (out of memory), the deploy",
-        _partition_page([one for one, _ in rows]),
+        "partitions/workers",
         many,
     )
 
@@ -255,7 +255,7 @@ def _paused(facts: Facts) -> Iterator[Attention]:
             f"{counted(sum(one.present for one in rows), 'message')} wait",
             since,
             "Resume when the cause is gone (partitions resume)",
-            _partition_page(rows),
+            _partition_page(rows, "paused"),
             len(rows),
         )
 
@@ -382,8 +382,9 @@ def _names(rows: Sequence[PartitionOverview]) -> str:
     return ", ".join(one.status.queue for one in rows[:MAX_NAMED]) + more
 
 
-def _partition_page(rows: Sequence[PartitionOverview]) -> str:
-    return f"partition/{rows[0].partition}" if len(rows) == 1 else "partitions"
+def _partition_page(rows: Sequence[PartitionOverview], state: str) -> str:
+    """The page of the only partition, or the list of those in this state."""
+    return f"partition/{rows[0].partition}" if len(rows) == 1 else "partitions#" + urlencode({"state": state})
 
 
 def _line(text: str) -> str:

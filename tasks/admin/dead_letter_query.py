@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from heapq import heappush, heappushpop
@@ -12,6 +13,9 @@ from typing import Any
 from celery_partitions.admin.dead_letters import DeadLetterPlace, DeadLetters, died, fingerprint, raw_text
 from celery_partitions.admin.documents import json_message
 from celery_partitions.store.dead_letters import DeadLetter
+
+#: Different texts that are counted in a group.
+MAX_TEXTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class DeadLetterGroup:
         #: Those of the newest dead letter.
         self.reason, self.error = "", ""
         self.task: str | None = None
+        #: How often each text occurs. Similar failures may have different texts; the first of them are counted.
+        self.texts = Counter[str]()
         self._last: Any = ()
         self._newest: list[tuple[Any, DeadLetterPlace]] = []
 
@@ -78,6 +84,8 @@ class DeadLetterGroup:
         self.count += 1
         self.in_place += dead_letter.in_place
         self.oldest_died_at = min(self.oldest_died_at, dead_letter.died_at)
+        if dead_letter.error in self.texts or len(self.texts) < MAX_TEXTS:
+            self.texts[dead_letter.error] += 1
         order = died(dead_letter)
         if order > self._last:
             self._last, self.newest_died_at = order, dead_letter.died_at

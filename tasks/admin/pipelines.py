@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,19 @@ def look_at_pipelines(
             for part in shape.parts
         ]
         places = {part: number for number, part in enumerate(shape.parts)}
-        edges = [{"start": places[edge.start], "end": places[edge.end], "kind": edge.kind} for edge in shape.edges]
+        ends = Counter(edge.end for edge in shape.edges)
+        edges = [
+            {
+                "start": places[edge.start],
+                "end": places[edge.end],
+                "kind": edge.kind,
+                # A source gives each of its messages. What else comes from each of several parts is not known.
+                "per_second": parts[places[edge.start if edge.start.kind == "source" else edge.end]]["per_second"]
+                if edge.start.kind == "source" or ends[edge.end] == 1
+                else None,
+            }
+            for edge in shape.edges
+        ]
         found.append({"pipeline": shape.name, "parts": parts, "edges": edges})
     return found
 

@@ -86,20 +86,16 @@ def read_versions(client: redis.Redis, names: Names, partitions: int) -> Version
     with client.pipeline(transaction=False) as pipe:
         for partition in numbers:
             pipe.hmget(names.meta(partition), [names.version_field(name) for name in known] or ["version:"])
-            for name in known:
-                pipe.hlen(names.states(partition, name))
         rows = pipe.execute(raise_on_error=False)
-    sample = max(MIN_SAMPLE, min(MAX_SAMPLE, WHOLE_SAMPLE // partitions))
-    calls = [([names.states(partition, name) for name in known], [sample]) for partition in numbers] if known else []
+    many = max(MIN_SAMPLE, min(MAX_SAMPLE, WHOLE_SAMPLE // partitions))
+    calls = [([names.states(partition, name) for name in known], [many]) for partition in numbers] if known else []
     samples = script("sample_versions").run_many(client, calls)
     found = []
-    width = 1 + len(known)
     for at, name in enumerate(known):
         lengths, sampled, written = 0, Counter[int](), Counter[int]()
-        for number in range(partitions):
-            metas, length = rows[number * width], rows[number * width + 1 + at]
-            heads = [] if isinstance(samples[number], Exception) else samples[number][at]
-            if isinstance(length, int) and length:
+        for metas, sample in zip(rows, samples, strict=True):
+            length, heads = (0, []) if isinstance(sample, Exception) else (sample[at][0], sample[at][1:])
+            if length:
                 lengths += length
                 written[_number(metas[at]) if isinstance(metas, list) else FIRST] += 1
                 for head in heads:

@@ -20,6 +20,8 @@ MAX_GROUPS = 100
 #: Dead letters shown for each group, and for a single group.
 MAX_OF_A_GROUP = 10
 MAX_OF_ONE_GROUP = 200
+#: Different texts of a group.
+MAX_TEXTS = 5
 #: However often one asks for more.
 MAX_SHOWN = 2_000
 
@@ -72,6 +74,7 @@ def _group(dead_letters: DeadLetters, group: DeadLetterGroup) -> dict[str, Any]:
         "reason": group.reason,
         "task": group.task,
         "error": group.error,
+        "texts": [{"error": text, "count": count} for text, count in group.texts.most_common(MAX_TEXTS)],
         "newest_died_at": group.newest_died_at,
         "oldest_died_at": group.oldest_died_at,
         "dead_letters": [_dead_letter(one) for one in dead_letters.whole(group.newest)],

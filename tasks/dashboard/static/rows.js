@@ -10,8 +10,7 @@
   const TROUBLE = ["stalled", "falling behind", "unowned", "away", "paused"];
   const COLORS = {stalled: "danger", unowned: "danger", away: "danger", "falling behind": "warning", paused: "warning", running: "success", idle: "secondary"};
   const made = new Map();
-  const known = new URLSearchParams(location.hash.slice(1));
-  const view = {sort: known.get("sort") || "partition", down: known.get("down") === "1", text: known.get("q") || "", state: known.get("state") || "", by: known.get("by") || "", page: 0};
+  const view = {};
   const headings = new Map();
   let data = [], at = 0, series = new Map();
 
@@ -214,8 +213,16 @@
     dialog.showModal();
   }
 
-  find("filter-text").value = view.text;
-  find("filter-state").value = view.state;
+  // The address remembers the view; a link to another view of this page changes it.
+  function recall() {
+    const known = new URLSearchParams(location.hash.slice(1));
+    Object.assign(view, {sort: known.get("sort") || "partition", down: known.get("down") === "1", text: known.get("q") || "", state: known.get("state") || "", by: known.get("by") || "", page: 0});
+    find("filter-text").value = view.text;
+    find("filter-state").value = view.state;
+  }
+
+  recall();
+  window.addEventListener("hashchange", () => { recall(); draw(); find("rows-filter").scrollIntoView(); });
   find("rows-filter").addEventListener("submit", (event) => event.preventDefault());
   find("filter-text").addEventListener("input", (event) => { view.text = event.target.value.trim(); view.page = 0; remember(); });
   find("filter-state").addEventListener("change", (event) => { view.state = event.target.value; view.page = 0; remember(); });

@@ -2,11 +2,12 @@
 --
 -- KEYS  states (hash) of a computation in a partition, any number in one slot
 -- ARGV  1 number of records in each
--- Returns {{head, …}, …}: for each key, the first byte of each record, or the whole header if there is one
+-- Returns {{length, head, …}, …}: for each key, how many records it has, then the first byte of each, or the whole header if there is one
 
 local answer = {}
 for number, key in ipairs(KEYS) do
-  local heads = {}
+  local length = redis.pcall('HLEN', key)
+  local heads = {type(length) == 'number' and length or 0}
   local fields = redis.pcall('HRANDFIELD', key, ARGV[1])
   for _, field in ipairs(fields.err and {} or fields) do
     local record = redis.call('HGET', key, field)
