@@ -1,4 +1,4 @@
-"""Actions whose result the commands and the pages report in the same words."""
+"""What the commands and the pages say in the same words: results of actions, and why nothing was done."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery_partitions.admin.dead_letters import DeadLetterPlace, DeadLetters
+from celery_partitions.admin.parked_keys import Answer
+from celery_partitions.admin.state_editor import SeenState
 from celery_partitions.store.dead_letters import DeadLetter
 
 
@@ -17,3 +19,22 @@ def retry_dead_letters(store: DeadLetters, dead_letters: Sequence[DeadLetter | D
     if at_the_end or not in_place:
         parts.append(f"{at_the_end:,} put back at the end of their queues")
     return {"retried": in_place + at_the_end, "in_place": in_place, "at_the_end": at_the_end}, "; ".join(parts)
+
+
+_REFUSALS: dict[Answer, str] = {
+    "not-parked": "is no longer parked; nothing was done",
+    "running": "is running: the call of its first message is in flight; nothing was done",
+    "not-failed": "waits with a message that has not failed yet; nothing was done",
+    "batch": "waits with a batch that failed as a whole; its workers find the message at fault after its last retry. Nothing was done",
+    "changed": "changed meanwhile; nothing was done. Look at it again, then try again",
+}
+
+
+def refusal(answer: Answer, key: str = "") -> str:
+    """Why an action on a parked key was not done. `key`: as it is shown."""
+    return f"the key{f' {key!r}' if key else ''} {_REFUSALS[answer]}"
+
+
+def state_changed(seen: SeenState, key: str = "") -> str:
+    """Why a state was not written: a worker was faster."""
+    return f"the state{f' of {key!r}' if key else ''} changed meanwhile; nothing was done. Try again, or pause partition {seen.partition} first"

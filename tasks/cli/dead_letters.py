@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from heapq import nlargest
 from operator import attrgetter
 from typing import Any
@@ -24,15 +25,37 @@ from celery_partitions.store.dead_letters import DeadLetter
 MAX_ERROR_CHARACTERS = 80
 
 
-def _narrowed(command: Any) -> Any:
-    command = click.option("--reason", help="Only dead letters with this reason.")(command)
-    return click.option("--fingerprint", "wanted_fingerprint", metavar="FINGERPRINT", help="Only dead letters with this fingerprint.")(command)
+def _narrowed(command: Callable[..., None]) -> Any:
+    """Options that select dead letters; the command gets them as `query`."""
+
+    @click.option("--reason", default="", help="Only dead letters with this reason.")
+    @click.option("--fingerprint", default="", metavar="FINGERPRINT", help="Only dead letters with this fingerprint.")
+    @click.option("--computation", default="", metavar="NAME", help="Only dead letters of this computation.")
+    @functools.wraps(command)
+    def run(*args: Any, reason: str, fingerprint: str, computation: str, **more: Any) -> None:
+        command(*args, query=DeadLetterQuery(reason=reason, fingerprint=fingerprint, task=computation), **more)
+
+    return run
 
 
 def _chosen(command: Callable[..., None]) -> Any:
-    command = click.argument("dead_letter_ids", metavar="[ID]...", nargs=-1)(command)
-    command = click.option("--all", "everything", is_flag=True, help="Every dead letter.")(command)
-    return _narrowed(command)
+    """Ids, or what `_narrowed` takes, or --all; the command gets them as `picked`."""
+
+    @click.argument("ids", metavar="[ID]...", nargs=-1)
+    @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
+    @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the N oldest: try one first.")
+    @_narrowed
+    @functools.wraps(command)
+    def run(context: click.Context, ids: tuple[str, ...], everything: bool, limit: int | None, query: DeadLetterQuery, **more: Any) -> None:
+        if not (ids or everything or query.anything):
+            raise click.UsageError("select the dead letters: pass ids, --reason, --fingerprint, --computation, or --all")
+        if ids and (everything or query.anything):
+            raise click.UsageError("ids cannot be combined with --reason, --fingerprint, --computation or --all")
+        dead_letters = installation_in(context).group.dead_letters
+        picked = [DeadLetterPlace.of(_named(dead_letters, one)) for one in ids] if ids else query.places(dead_letters)
+        command(dead_letters, picked[:limit], **more)
+
+    return run
 
 
 @click.group(name="dead-letters", short_help="List, retry or discard messages that were given up.")
@@ -45,18 +68,15 @@ def dead_letters() -> None:
 
 
 @dead_letters.command(name="list", short_help="List dead letters, or groups of similar ones.")
-@_narrowed
 @click.option("--grouped", "in_groups", is_flag=True, help="Group similar failures: count, newest, an example.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most this many rows.")
 @json_option
 @click.pass_context
 @refusals
-def list_dead_letters(
-    context: click.Context, reason: str | None, wanted_fingerprint: str | None, in_groups: bool, limit: int, as_json: bool
-) -> None:
+@_narrowed
+def list_dead_letters(context: click.Context, query: DeadLetterQuery, in_groups: bool, limit: int, as_json: bool) -> None:
     """List dead letters with id, age, fingerprint, reason, task, key and error, newest first. With --grouped, count them by fingerprint."""
     installation = installation_in(context)
-    query = DeadLetterQuery(reason=reason or "", fingerprint=wanted_fingerprint or "")
     if in_groups:
         _list_groups(installation.group.dead_letters, query, installation.group.now(), limit, as_json)
         return
@@ -137,66 +157,33 @@ def show_dead_letter(context: click.Context, dead_letter_id: str, as_json: bool)
 
 
 @dead_letters.command(short_help="Retry dead letters.")
-@_chosen
 @click.option("--yes", is_flag=True, help="Accepted, as by discard. Retrying asks nothing.")
 @json_option
 @click.pass_context
 @refusals
-def retry(
-    context: click.Context,
-    dead_letter_ids: tuple[str, ...],
-    everything: bool,
-    reason: str | None,
-    wanted_fingerprint: str | None,
-    yes: bool,
-    as_json: bool,
-) -> None:
+@_chosen
+def retry(dead_letters: DeadLetters, picked: Sequence[DeadLetterPlace], yes: bool, as_json: bool) -> None:
     """Retry dead letters, in place where possible.
 
     If the key is parked behind the dead letter, the message is retried IN PLACE and the order of its key is kept. Any other
     message goes to the END of the queue it came from, behind newer messages of its key. This changes the order of that key.
     """
-    installation = installation_in(context)
-    dead_letters = _picked(installation.group.dead_letters, dead_letter_ids, everything, reason, wanted_fingerprint)
-    facts, text = retry_dead_letters(installation.group.dead_letters, dead_letters, by=who())
+    facts, text = retry_dead_letters(dead_letters, picked, by=who())
     print_done(as_json, facts, text)
 
 
 @dead_letters.command(short_help="Delete dead letters permanently.")
-@_chosen
 @yes_option
 @json_option
 @click.pass_context
 @refusals
-def discard(
-    context: click.Context,
-    dead_letter_ids: tuple[str, ...],
-    everything: bool,
-    reason: str | None,
-    wanted_fingerprint: str | None,
-    yes: bool,
-    as_json: bool,
-) -> None:
+@_chosen
+def discard(dead_letters: DeadLetters, picked: Sequence[DeadLetterPlace], yes: bool, as_json: bool) -> None:
     """Delete dead letters and their messages permanently. A key parked behind one continues with its next message."""
-    installation = installation_in(context)
-    dead_letters = _picked(installation.group.dead_letters, dead_letter_ids, everything, reason, wanted_fingerprint)
-    if dead_letters:
-        confirm(f"Delete {counted(len(dead_letters), 'dead letter')} permanently?", yes)
-    gone = installation.group.dead_letters.discard(dead_letters, by=who())
+    if picked:
+        confirm(f"Delete {counted(len(picked), 'dead letter')} permanently?", yes)
+    gone = dead_letters.discard(picked, by=who())
     print_done(as_json, {"discarded": gone}, f"{gone} deleted")
-
-
-def _picked(
-    dead_letters: DeadLetters, ids: tuple[str, ...], everything: bool, reason: str | None, wanted_fingerprint: str | None
-) -> list[DeadLetterPlace]:
-    query = DeadLetterQuery(reason=reason or "", fingerprint=wanted_fingerprint or "")
-    if not (ids or everything or query.anything):
-        raise click.UsageError("select the dead letters: pass ids, --reason REASON, --fingerprint FINGERPRINT, or --all")
-    if not ids:
-        return query.places(dead_letters)
-    if everything or query.anything:
-        raise click.UsageError("ids cannot be combined with --reason, --fingerprint or --all")
-    return [DeadLetterPlace.of(_named(dead_letters, one)) for one in ids]
 
 
 def _named(dead_letters: DeadLetters, dead_letter_id: str) -> DeadLetter:

@@ -10,6 +10,7 @@ import click
 from celery_partitions.admin.documents import json_parked
 from celery_partitions.admin.numbers import counted, span
 from celery_partitions.admin.parked_keys import Answer, ParkedKeys
+from celery_partitions.admin.wording import refusal
 from celery_partitions.cli.context import (
     ANY_BYTES,
     base64_option,
@@ -171,14 +172,5 @@ def _each(chosen: Sequence[ParkedKey], act: Callable[[ParkedKey], Answer]) -> in
         answer = act(one)
         count += answer == "ok"
         if answer != "ok" and len(chosen) == 1:
-            raise click.ClickException(f"the key {shown_key(one.of_key)!r} {_REFUSALS[answer]}; nothing was changed")
+            raise click.ClickException(refusal(answer, shown_key(one.of_key)))
     return count
-
-
-_REFUSALS: dict[Answer, str] = {
-    "not-parked": "is no longer parked",
-    "running": "is running: the call of its first message is in flight",
-    "not-failed": "waits with a message that has not failed yet",
-    "batch": "waits with a batch that failed as a whole; its workers find the message at fault after its last retry",
-    "changed": "changed meanwhile. List it again and retry",
-}

@@ -9,6 +9,7 @@ import click
 from celery_partitions.admin.documents import json_key
 from celery_partitions.admin.state_editor import SeenState
 from celery_partitions.admin.state_json import plain_fields, plain_value, state_from_json, text_of
+from celery_partitions.admin.wording import state_changed
 from celery_partitions.cli.context import (
     base64_option,
     computation_named,
@@ -60,7 +61,7 @@ def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_j
         print_json({"computation": name, **json_key(seen.key), "partition": seen.partition, "state": fields})
         return
     click.echo(f"{name}, key {shown_key(seen.key)}, partition {seen.partition}: {type(seen.state).__qualname__}")
-    _print_fields(seen)
+    _print_value(seen.plain)
 
 
 @state.command(name="set", short_help="Set the state from JSON; asks first.")
@@ -96,7 +97,7 @@ def set_state(
         if installation.group.state_editor.set(seen, made, by=who()) == "ok":
             _print_change(as_json, name, seen, made)
             return
-    raise _changed(seen)
+    raise click.ClickException(state_changed(seen, shown_key(seen.key)))
 
 
 @state.command(name="delete", short_help="Delete the state; asks first.")
@@ -123,23 +124,16 @@ def delete_state(context: click.Context, name: str, key: str, in_base64: bool, y
         if installation.group.state_editor.delete(seen, by=who()) == "ok":
             _print_change(as_json, name, seen, None)
             return
-    raise _changed(seen)
+    raise click.ClickException(state_changed(seen, shown_key(seen.key)))
 
 
 def _see(installation: Installation, name: str, key: str) -> SeenState:
     return installation.group.state_editor.see(computation_named(installation, name, with_state=True), key)
 
 
-def _changed(seen: SeenState) -> click.ClickException:
-    return click.ClickException(
-        f"the state of {shown_key(seen.key)!r} changed meanwhile; nothing was written. Try again, or pause partition "
-        f"{seen.partition} first"
-    )
-
-
 def _show_change(seen: SeenState, made: Any) -> None:
     click.echo("old:", err=True)
-    _print_fields(seen, err=True)
+    _print_value(seen.plain, err=True)
     click.echo("new:", err=True)
     _print_value(None if made is None else plain_fields(made), err=True)
 
@@ -152,10 +146,6 @@ def _print_change(as_json: bool, name: str, seen: SeenState, made: Any) -> None:
     else:
         done = "deleted" if made is None else "set"
         click.echo(f"the state of {shown_key(seen.key)!r} in {name!r} is {done}")
-
-
-def _print_fields(seen: SeenState, err: bool = False) -> None:
-    _print_value(seen.plain, err)
 
 
 def _print_value(value: Any, err: bool = False) -> None:

@@ -15,25 +15,18 @@ from tornado.web import HTTPError, authenticated
 from celery_partitions.admin.dead_letter_query import DeadLetterQuery
 from celery_partitions.admin.dead_letters import DeadLetterPlace
 from celery_partitions.admin.drain import drain, undrain
+from celery_partitions.admin.parked_keys import Answer
 from celery_partitions.admin.pause import pause, resume
 from celery_partitions.admin.state_editor import SeenState
 from celery_partitions.admin.state_json import plain_fields, plain_value, state_from_json
 from celery_partitions.admin.timers import cancel_timer
-from celery_partitions.admin.wording import retry_dead_letters
+from celery_partitions.admin.wording import refusal, retry_dead_letters, state_changed
 from celery_partitions.dashboard.handlers import Action
 from celery_partitions.dashboard.lists import ParkedQuery
 from celery_partitions.model.errors import StateError
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.scripts import digest_of
 
-CHANGED = "the key changed meanwhile; nothing was done. Reload the page and try again"
-_NOT_DONE = {
-    "changed": CHANGED,
-    "not-parked": "the key is no longer parked; nothing was done",
-    "running": "the key is running: the call of its first message is in flight; nothing was done",
-    "not-failed": "the key's first waiting message has not failed yet; nothing was done",
-    "batch": "a batch failed as a whole; workers find the message at fault after its last retry. Nothing was done",
-}
 _PARKED_DONE = {
     "retry": "the message will be retried now",
     "skip": "the failed message is now a dead letter; the key continues",
@@ -107,6 +100,13 @@ class ParkedMany(msgspec.Struct, forbid_unknown_fields=True):
     limit: int | None = None
 
 
+class KeyAction(Action):
+    """Base of the actions on one key."""
+
+    def key_in(self, body: OfKey) -> str:
+        return self.key_of(utf8(body.key), body.base64)
+
+
 class Pause(Action):
     """POST /api/partitions/PARTITION/pause, …/resume: pause or resume the partition."""
 
@@ -136,20 +136,20 @@ class Drain(Action):
         self.answer({"node": node, "changed": answer == "ok", "message": f"{node} {done}"})
 
 
-class ParkedAction(Action):
+class ParkedAction(KeyAction):
     """POST /api/partitions/key/retry, …/skip, …/discard: retry, skip or discard the failed message of a parked key."""
 
     @authenticated
     async def post(self, what: str) -> None:
         self.check_writable()
         body = self.body(OfParked)
-        key = self.key_of(utf8(body.key), body.base64)
+        key = self.key_in(body)
         answer = await self.acting(self._act, key, what, body)
         if answer != "ok":
-            raise HTTPError(409, _NOT_DONE[answer])
+            raise HTTPError(409, refusal(answer))
         self.answer({"done": what, "message": _PARKED_DONE[what]})
 
-    def _act(self, key: str, what: str, body: OfParked) -> str:
+    def _act(self, key: str, what: str, body: OfParked) -> Answer:
         keys = self.installation.group.parked_keys
         seen = keys.get(key)
         if seen is None:
@@ -186,7 +186,7 @@ class ParkedManyAction(Action):
         return {"done": done, "message": f"{done:,} of {len(found):,} keys {words}{left}"}
 
 
-class SetState(Action):
+class SetState(KeyAction):
     """POST /api/partitions/key/state: preview a new state, or replace the previewed state (`digest`) with it."""
 
     @authenticated
@@ -195,7 +195,7 @@ class SetState(Action):
         body = self.body(NewState)
         if body.digest is None and not body.preview:
             raise HTTPError(400, "digest is missing: send preview: true first, then the digest that it returns")
-        self.answer(await self.acting(self._act, self.key_of(utf8(body.key), body.base64), body))
+        self.answer(await self.acting(self._act, self.key_in(body), body))
 
     def _act(self, key: str, body: NewState) -> dict[str, Any]:
         seen = see(self.installation, body, key, stale_is_refused=not body.preview)
@@ -215,36 +215,36 @@ class SetState(Action):
         if body.preview:
             return meta
         if self.installation.group.state_editor.set(seen, made, by=self.who) != "ok":
-            raise HTTPError(409, changed(seen))
+            raise HTTPError(409, state_changed(seen))
         return {**meta, "message": "the state is set"}
 
 
-class Forget(Action):
+class Forget(KeyAction):
     """POST /api/partitions/key/forget: delete the state. The key's next message starts from a new state."""
 
     @authenticated
     async def post(self) -> None:
         self.check_writable()
         body = self.body(OfState)
-        self.answer(await self.acting(self._act, self.key_of(utf8(body.key), body.base64), body))
+        self.answer(await self.acting(self._act, self.key_in(body), body))
 
     def _act(self, key: str, body: OfState) -> dict[str, Any]:
         seen = see(self.installation, body, key)
         if seen.stored is None:
             raise HTTPError(409, "the key has no state; nothing was done")
         if self.installation.group.state_editor.delete(seen, by=self.who) != "ok":
-            raise HTTPError(409, changed(seen))
+            raise HTTPError(409, state_changed(seen))
         return {"computation": body.computation, "old": plain_value(seen.plain), "message": "the state is deleted"}
 
 
-class CancelTimer(Action):
+class CancelTimer(KeyAction):
     """POST /api/partitions/key/cancel-timer: cancel the timer `timer` of a key."""
 
     @authenticated
     async def post(self) -> None:
         self.check_writable()
         body = self.body(OfTimer)
-        self.answer(await self.acting(self._act, self.key_of(utf8(body.key), body.base64), body))
+        self.answer(await self.acting(self._act, self.key_in(body), body))
 
     def _act(self, key: str, body: OfTimer) -> dict[str, Any]:
         seen = see(self.installation, body, key, stale_is_refused=False)
@@ -253,7 +253,7 @@ class CancelTimer(Action):
         except StateError as error:
             raise HTTPError(409, str(error)) from None
         if answer != "ok":
-            raise HTTPError(409, changed(seen))
+            raise HTTPError(409, state_changed(seen))
         return {"computation": body.computation, "timer": body.timer, "message": "the timer is cancelled"}
 
 
@@ -292,13 +292,8 @@ def see(installation: Installation, body: OfState, key: str, *, stale_is_refused
         raise HTTPError(404, f"this process has no state computation {body.computation!r}")
     seen = installation.group.state_editor.see(computation, key)
     if stale_is_refused and body.digest is not None and body.digest != _digest(seen):
-        raise HTTPError(409, changed(seen))
+        raise HTTPError(409, state_changed(seen))
     return seen
-
-
-def changed(seen: SeenState) -> str:
-    """The error text for a state that changed meanwhile."""
-    return f"the state changed meanwhile; nothing was done. Try again, or pause partition {seen.partition} first"
 
 
 def _digest(seen: SeenState) -> str:

@@ -52,6 +52,14 @@ def test_list_can_be_filtered(run: Run, dead_letters: list[str]) -> None:
     assert len(json.loads(run("dead-letters", "list", "--json", "--limit", "2").stdout)) == 2
 
 
+def test_one_of_a_computation_is_tried_first(run: Run, dead_letters: list[str], add_dead_letter: Bury) -> None:
+    add_dead_letter("1", 2, raw=b"fourth", task="update")
+    rows = json.loads(run("dead-letters", "list", "--json", "--computation", "update").stdout)
+    assert sorted(row["id"] for row in rows) == ["1-0-0", "1-2-0"]
+    assert json.loads(run("dead-letters", "retry", "--computation", "update", "--limit", "1", "--json").stdout)["retried"] == 1
+    assert left(run) == ["1-1-0", "1-2-0", "ingress-0-0"]
+
+
 def test_json_of_no_dead_letters_is_an_empty_list(run: Run) -> None:
     assert json.loads(run("dead-letters", "list", "--json").stdout) == []
 
