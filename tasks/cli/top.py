@@ -17,6 +17,7 @@ from rich.live import Live
 from celery_partitions.admin.computations import MAX_PARKED, look_at_computations
 from celery_partitions.admin.documents import json_parked
 from celery_partitions.admin.history import GAP_SECONDS
+from celery_partitions.admin.numbers import span
 from celery_partitions.admin.watcher import Watcher
 from celery_partitions.cli.columns import By, Sort
 from celery_partitions.cli.context import installation_in
@@ -115,7 +116,7 @@ def _show(look: Look, interval: float, view: View) -> None:
     console = Console(markup=False, emoji=False, highlight=False)
     found, trouble = look(view), ""
     with Keyboard() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
-        due = time.monotonic() + interval
+        seen, due, shown = time.monotonic(), time.monotonic() + interval, view
         while True:
             width, height = console.size
             live.update(draw(found, view, width=width, height=height, trouble=trouble, has_keys=keyboard.is_there), refresh=True)
@@ -130,6 +131,8 @@ def _show(look: Look, interval: float, view: View) -> None:
                     continue
                 view = pressed
             try:
-                found, trouble, due = look(view), "", time.monotonic() + interval
+                found, trouble, shown = look(view), "", view
+                seen, due = time.monotonic(), time.monotonic() + interval
             except (redis.RedisError, OSError) as error:  # shown; the next update tries again
-                trouble, due = f"Redis: {error}", time.monotonic() + interval
+                view = shown  # what was read is not what another view needs
+                trouble, due = f"these numbers are {span(time.monotonic() - seen)} old; Redis: {error}", time.monotonic() + interval

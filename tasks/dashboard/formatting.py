@@ -62,9 +62,13 @@ def why(reason: str) -> str:
     return WHYS.get(reason, reason)
 
 
-def clock(at: float) -> str:
-    """A time for an attribute: ISO 8601, UTC. A script shows it in the viewer's zone."""
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+def when(at: float | None, now: float) -> str:
+    """How long ago, as markup: a script adds the absolute time, in the viewer's zone."""
+    words = ago(at, now)
+    try:
+        return words if at is None else f'<time datetime="{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}">{words}</time>'
+    except (ValueError, OverflowError, OSError):  # a sender may give any number
+        return words
 
 
 def short_json(value: Any) -> str:
@@ -91,7 +95,7 @@ HELPERS = {
     "short_json": short_json,
     "query_of": query_of,
     "why": why,
-    "clock": clock,
+    "when": when,
     "number": number,
     "span": span,
     "size": size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import resources
 from urllib.parse import quote
@@ -121,6 +122,21 @@ def test_a_dialog_with_the_keyboard_alone(visit: Visiting, live: LiveGroup, key:
     page.keyboard.type("account 1")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="account 1")).to_be_visible()
+
+
+def test_a_page_that_cannot_be_read_says_how_old_it_is_and_allows_no_action(visit: Visiting) -> None:
+    one = visit()
+    one.expect_complaint("ERR_INTERNET_DISCONNECTED")
+    page = one.open("/partition/1")
+    pause = page.get_by_role("button", name="Pause", exact=True)
+    expect(pause).to_be_enabled()
+    expect(page.locator("#commits-region time").first).to_have_attribute("title", re.compile(r"\d"))
+    one.context.set_offline(True)
+    expect(page.get_by_role("alert").filter(has_text=re.compile(r"What this page shows is \S+ s old"))).to_be_visible()
+    expect(pause).to_be_disabled()
+    one.context.set_offline(False)
+    expect(page.locator("#looked-in-vain")).to_be_hidden()
+    expect(pause).to_be_enabled()
 
 
 @pytest.mark.parametrize("path", ["/workers", "/tasks", "/broker"])

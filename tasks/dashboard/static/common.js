@@ -114,6 +114,18 @@
     return region && {region: region.id, name: nameOf(one)};
   }
 
+  // Say that what is shown is old, and allow no actions on it. An empty text: it is fresh.
+  let freshAt = Date.now();
+  function outOfDate(why) {
+    const notice = document.getElementById("looked-in-vain");
+    if (!why) { freshAt = Date.now(); }
+    if (!notice || (notice.hidden && !why)) { return; }
+    notice.hidden = !why;
+    put(notice, why && "What this page shows is " + span(Math.max(1, Math.round((Date.now() - freshAt) / 1000))) + " old. " + why);
+    page.classList.toggle("stale", Boolean(why));
+    for (const one of document.querySelectorAll("[data-refresh] button:not([data-copy])")) { one.disabled = Boolean(why); }
+  }
+
   // Load the page again and replace only its regions with data-refresh.
   async function refresh() {
     let text, reply;
@@ -121,13 +133,13 @@
       reply = await fetch(location.href, {credentials: "same-origin", headers: {Accept: "text/html"}});
       text = await reply.text();
     } catch (error) {
+      outOfDate("Flower is not reachable.");
       return false;
     }
     if (reply.redirected) { location.reload(); return true; }
     const fresh = new DOMParser().parseFromString(text, "text/html");
     const away = fresh.getElementById("away");
-    const notice = document.getElementById("looked-in-vain");
-    if (notice) { notice.hidden = reply.ok; notice.querySelector("span").textContent = away ? away.textContent : ""; }
+    outOfDate(reply.ok ? "" : away ? away.textContent : "It cannot be read now.");
     if (!reply.ok) { return false; }
     const folds = new Map(Array.from(document.querySelectorAll("details[id]"), (one) => [one.id, one.open]));
     const focused = placeOf(document.activeElement);
