@@ -70,6 +70,9 @@ class PartitionsPage(Page):
     async def get(self) -> None:
         if installation_of(self.application.capp) is None:
             raise HTTPError(404, NOT_INSTALLED)
+        if self.word("sink"):  # its one queue has a page
+            self.redirect(self.url("partition", 0))
+            return
         self.live.touch()
         self.show("overview.html")
 

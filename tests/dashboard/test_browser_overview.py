@@ -7,6 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from celery_partitions.admin.pause import pause
 from tests.admin.test_numbers import SIZES, SPANS
 from tests.dashboard.conftest import LOGIN, PARTITIONS, Visiting
 from tests.dashboard.trouble import hold, make_dead_letters, partition_of_queue, wait_balance
@@ -114,6 +115,15 @@ def test_rows_are_sorted_and_filtered_and_the_address_remembers_it(visit: Visiti
     page.get_by_label("Filter", exact=True).fill("")
     page.locator("#filter-state").select_option("unowned")
     expect(rows).to_have_count(0)
+
+
+@pytest.mark.usefixtures("resumed")
+def test_what_needs_you_leads_to_the_rows_it_is_about(visit: Visiting, live: LiveGroup) -> None:
+    pause(live.client, live.names, ["1", "3"], by="a test")
+    page = visit().open("/partitions")
+    page.locator("#attention-list [data-rule=paused] a").click()
+    expect(page.locator("#partitions-table tbody tr[id]")).to_have_count(2)
+    expect(page.get_by_label("State", exact=True)).to_have_value("paused")
 
 
 def test_numbers_lead_to_the_stuck_key_and_to_the_traceback(visit: Visiting, live: LiveGroup, key: str) -> None:

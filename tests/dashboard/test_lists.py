@@ -159,7 +159,7 @@ def test_every_page_and_action_works_on_the_group_of_a_sink(served: Served, fill
     page = served.ask("/partitions/parked?sink=warehouse").text
     assert f"/partitions/key?sink=warehouse&amp;key={quote(HOSTILE, safe='')}" in page and HOSTILE not in page
     assert "Retry" in served.ask(f"/partitions/key?sink=warehouse&key={text}").text
-    for path in ("/partition/0", "/partitions/dead-letters", "/partitions", "/partitions/history", "/api/partitions", "/api/partitions/0"):
+    for path in ("/partition/0", "/partitions/dead-letters", "/partitions/history", "/api/partitions", "/api/partitions/0"):
         assert served.ask(f"{path}?sink=warehouse").status == 200, path
     assert served.ask("/api/partitions/parked?sink=warehouse").json["found"] == 1
     assert served.post("/api/partitions/key/retry?sink=warehouse", {"key": HOSTILE}).status == 200
