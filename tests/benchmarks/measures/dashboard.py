@@ -210,7 +210,7 @@ def fetch(url: str) -> None:
 @contextmanager
 def listening(url: str) -> Iterator[None]:
     """Read every event at once, as an open page does."""
-    reply = urllib.request.urlopen(url, timeout=30)
+    reply = urllib.request.urlopen(url, timeout=120)
 
     def take() -> None:
         with contextlib.suppress(OSError, ValueError):
