@@ -44,8 +44,8 @@ def look_at_partition(watch: Watcher, installation: Installation, partition: str
     overview = watch.look()
     group = installation.group
     row = next(one for one in overview.partitions if one.partition == partition)
-    raws = list(oldest_of(group.client, group.names.queue(partition), SAMPLED_MESSAGES))
-    keys = [key_in(raw, installation.by_task) for raw in raws]
+    raws, known = list(oldest_of(group.client, group.names.queue(partition), SAMPLED_MESSAGES)), installation.by_task
+    keys = [key_in(raw, known) for raw in raws]
     counts = Counter(one for one in keys if one is not None)
     parked = list(islice(group.parked_keys.of_partition("ingress" if partition == INGRESS else int(partition)), MAX_PARKED))
     return {
@@ -59,7 +59,9 @@ def look_at_partition(watch: Watcher, installation: Installation, partition: str
         "largest": largest_states(installation, partition),
         "timers": [] if partition == INGRESS else timers_json(installation, partition),
         "parked_keys": [json_parked(one) for one in sorted(parked, key=lambda one: one.since)],
-        "messages": [_with_key(raw, installation) for raw in raws[:MAX_MESSAGES]],
+        "messages": [
+            {**json_message(raw), **({"key": None} if found is None else json_key(found[1]))} for raw, found in zip(raws[:MAX_MESSAGES], keys, strict=False)
+        ],
         "commits": [msgspec.structs.asdict(one) for one in read_recent_commits(group.client, group.names, partition)],
     }
 
@@ -95,8 +97,8 @@ def look_at_key(watch: Watcher, installation: Installation, key: str) -> dict[st
     names, client = group.names, group.client
     parked = next(iter(group.parked_keys.of_key(key)), None)
     mailbox = read_mailbox(client, names, partition, parked.key, MAX_MESSAGES)[0] if parked is not None else []
-    raws = list(oldest_of(client, names.queue(partition), SAMPLED_MESSAGES))
-    waiting = [raw for raw in raws if (key_in(raw, installation.by_task) or ("", None))[1] == key]
+    raws, known = list(oldest_of(client, names.queue(partition), SAMPLED_MESSAGES)), installation.by_task
+    waiting = [raw for raw in raws if (key_in(raw, known) or ("", None))[1] == key]
     return {
         **json_key(key),
         "partition": int(partition) if partition != INGRESS else partition,
@@ -154,8 +156,3 @@ def _state(installation: Installation, name: str, key: str) -> dict[str, Any]:
         found["whole"] = len(seen.stored or b"") <= MAX_STATE_BYTES
         found["state"] = plain_value(seen.plain) if found["whole"] else None
     return found
-
-
-def _with_key(raw: bytes, installation: Installation) -> dict[str, Any]:
-    found = key_in(raw, installation.by_task)
-    return {**json_message(raw), **({"key": None} if found is None else json_key(found[1]))}

@@ -123,7 +123,7 @@ def test_what_needs_you_leads_to_the_rows_it_is_about(visit: Visiting, live: Liv
     page = visit().open("/partitions")
     page.locator("#attention-list [data-rule=paused] a").click()
     expect(page.locator("#partitions-table tbody tr[id]")).to_have_count(2)
-    expect(page.get_by_label("State", exact=True)).to_have_value("paused")
+    expect(page.locator("#filter-state")).to_have_value("paused")
 
 
 def test_numbers_lead_to_the_stuck_key_and_to_the_traceback(visit: Visiting, live: LiveGroup, key: str) -> None:
