@@ -9,6 +9,7 @@ import pytest
 from celery_partitions.model.effects import Delivery, Timer
 from celery_partitions.model.message_writer import TIMER_BODY
 from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.timers import alarm_entry, key_of_alarm
 from celery_partitions.pipeline.builder import Built
 from celery_partitions.pipeline.sinks import RedisList
 from celery_partitions.pipeline.windows import Aggregation, count_windows, range_windows, seconds
@@ -167,3 +168,9 @@ def test_an_invalid_result_of_event_time_fails_the_message(value: Any) -> None:
     app = app_of(range_windows(seconds(10)).over(Gather), event_time=lambda _: value)
     ((broken, _),) = run(app, [send(1)]).dead
     assert "event_time must return" in broken.error and broken.reason == "computation-failed"
+
+
+@pytest.mark.parametrize("key", ["a", 'q"\n', "\udcff", "é☃"])
+def test_an_alarm_names_its_key(key: str) -> None:
+    assert key_of_alarm(alarm_entry("c @ t", key)) == key
+    assert key_of_alarm(b"0000000000000001.00000000:{}") is None

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from celery_partitions import (
     Context,
     DeclarationError,
+    RedisList,
     RetryPolicy,
     Timer,
     computation,
@@ -339,12 +340,6 @@ def test_keys_of_any_text(key: str) -> None:
         assert fired(h, key) == [("one", 1.0)]
 
 
-@pytest.mark.parametrize("key", ["a", 'q"\n', "\udcff", "é☃"])
-def test_an_alarm_names_its_key(key: str) -> None:
-    assert timers.key_of_alarm(timers.alarm_entry("c @ t", key)) == key
-    assert timers.key_of_alarm(b"0000000000000001.00000000:{}") is None
-
-
 def test_the_alarms_of_other_keys_stay() -> None:
     with harness(count, twice=True) as h:
         for number in range(20):
@@ -370,8 +365,6 @@ def end(timer: Timer, stage: Stage) -> str:
 
 
 def test_in_a_pipeline_what_a_handler_returns_goes_on() -> None:
-    from celery_partitions import RedisList
-
     sink = RedisList("lines", encoder=lambda text: text.encode())
     with harness(source("tests.timers: events", type=Event).key_by(key_of).to(quiet).to_sink(sink)) as h:
         h.send(Event("k", "a"))
