@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, assert_never, cast
 
-from celery_partitions.model.caller import Call, Caller, Calls
-from celery_partitions.model.computation import Computation, ContextOf, StageNode
+from celery_partitions.model.caller import Call, Caller, Calls, OnlyStage
+from celery_partitions.model.computation import Computation, ContextOf
 from celery_partitions.model.effects import Alarm
 from celery_partitions.model.errors import TimeLimitExceeded
 from celery_partitions.model.fairness import CHECK_SECONDS, LOOK_SECONDS
@@ -128,7 +128,7 @@ class BatchStep:
         table: Mapping[str, Slot | Unreadable] = {}
         touched: dict[str, Slot] = {}
         opens_timers: OpenTimers | None = None
-        only_stage: StageNode | None = None
+        only_stage: OnlyStage | None = None
         is_direct = False
         inline, gathered, sent = self.rules.inline, self.gathering.pending, self.outbox.sent
         partition, resources = self.rules.partition, self.rules.resources
@@ -233,7 +233,7 @@ class BatchStep:
                         self.caller.call_task(item, self.boxes.attempt)
                         self.replay.keep(item, None)
                     elif only_stage is not None and item.message is not TIMER:
-                        self.replay.keep(item, self.caller.call_only(only_stage, item, self.boxes.attempt))
+                        self.replay.keep(item, only_stage.call(item, self.boxes.attempt if careful else 1))
                     else:
                         yield from self.replay.call(item, item, self.boxes.attempt)
                     if self.replay.share >= 1:

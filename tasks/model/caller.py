@@ -6,7 +6,7 @@ given to the next stage, immediately. If the computation changes the object late
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
 from celery_partitions.model.computation import (
@@ -65,6 +65,7 @@ class Caller:
         self.checked: set[tuple[str, str]] = set()
         #: How many values each stage got that ran in the step of the message's own computation.
         self.fused: dict[str, int] = {}
+        self._only_stages: dict[Computation, OnlyStage | None] = {}
         #: Only for pipelines.
         self.outputs = cast(Outputs, None) if calling.writer is None else Outputs(calling, calling.writer)
         #: `Context.opens_timers` of each computation.
@@ -133,26 +134,20 @@ class Caller:
         computation, self.dropped = item.computation, 0
         self.returned = computation.function(*self.arguments(computation, item, item.message, attempt))
 
-    def only_stage(self, computation: Computation) -> StageNode | None:
-        """The stage to call with `call_only`, if the messages of a computation run nothing else, and what it returns goes to one hop or sink,
-        or nowhere. Most pipelines consist of such stages. None: use `call`."""
+    def only_stage(self, computation: Computation) -> OnlyStage | None:
+        """The stage that the messages of a computation run, if they run nothing else, and what it returns goes to one hop or sink, or nowhere. Most
+        pipelines consist of such stages. None: use `call`."""
+        if computation not in self._only_stages:
+            self._only_stages[computation] = self._only_stage(computation)
+        return self._only_stages[computation]
+
+    def _only_stage(self, computation: Computation) -> OnlyStage | None:
         if computation.role in ("task", "timer") or len(computation.roots) != 1 or not isinstance(root := computation.roots[0], StageNode):
             return None
         stage, then = root.computation, root.then
-        if stage.windows is not None or stage.multi or not self.is_inline(stage):
+        if stage.windows is not None or stage.multi or not self.is_inline(stage) or len(then) > 1 or (then and isinstance(then[0], StageNode)):
             return None
-        return root if not then or (len(then) == 1 and not isinstance(then[0], StageNode)) else None
-
-    def call_only(self, root: StageNode, item: Work, attempt: int) -> list[Emission]:
-        """As `call` does, for `only_stage`, without the three generators of a call, which take as long as a small computation."""
-        self.at, self.returned, self.dropped = item.computation, None, 0
-        run, stage = _Run(self, item, attempt), root.computation
-        if stage is not item.computation:
-            self.fused[stage.name] = self.fused.get(stage.name, 0) + 1
-        returned = stage.function(*self.arguments(stage, item, item.message, attempt))
-        if returned is not None and root.then:
-            run.outputs.emit(cast(HopNode | SinkNode, root.then[0]), returned)
-        return run.made
+        return OnlyStage(self, computation, stage, cast("HopNode | SinkNode | None", then[0] if then else None))
 
     def is_inline(self, computation: Computation) -> bool:
         """Whether the computation is called directly (it is plain and has no limits), instead of being yielded as a `Call`."""
@@ -191,6 +186,37 @@ class Caller:
             touched = self.touched[computation] = {}
         touched[key] = slot
         return cast(Slot, slot)
+
+
+class OnlyStage:
+    """Calls the only stage of a computation's messages (`Caller.only_stage`), without the generators of `Caller.call`, which take as long as a
+    small computation."""
+
+    def __init__(self, caller: Caller, computation: Computation, stage: Computation, then: HopNode | SinkNode | None) -> None:
+        self.caller, self.outputs, self.computation, self.stage, self.then = caller, caller.outputs, computation, stage, then
+        self._is_fused = stage is not computation
+        self._slots = None if stage.state is None else cast("Mapping[str, Slot]", caller.states[stage.name])  # readable: checked before
+        self._touched: dict[str, Slot] | None = None
+
+    def call(self, item: Work, attempt: int) -> list[Emission]:
+        """Call the stage for a message. Returns its outputs. Raises what user code raises."""
+        caller, stage = self.caller, self.stage
+        caller.at, caller.returned, caller.dropped = self.computation, None, 0
+        made = self.outputs.begin(item)
+        if self._is_fused:
+            caller.fused[stage.name] = caller.fused.get(stage.name, 0) + 1
+        caller.at = stage
+        if self._slots is None or stage.takes_context:
+            returned = stage.function(*caller.arguments(stage, item, item.message, attempt))
+        else:
+            slot = self._slots[item.key]
+            if self._touched is None:
+                self._touched = caller.touched.setdefault(stage, {})
+            self._touched[item.key] = slot
+            returned = stage.function(item.message, slot.state)
+        if returned is not None and self.then is not None:
+            self.outputs.emit(self.then, returned)
+        return made
 
 
 class _Run:

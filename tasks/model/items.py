@@ -302,9 +302,11 @@ def _misrouted(raw: bytes, key: str, where: int, reading: Reading) -> Misrouted:
 
 def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading: Reading) -> Work | Misrouted:
     """The item for a message that a stage or a source's process has written."""
-    if computation.role in ("stage", "timer"):
-        key = key_in_header(computation.name, envelope.headers.partition_key, computation.scope)
-        message = None
+    role = computation.role
+    if role == "stage" or role == "timer":
+        key, message = envelope.headers.partition_key, None
+        if type(key) is not str or len(key) >= SHORT_KEY:
+            key = key_in_header(computation.name, key, computation.scope)
     else:
         message = decoded(computation, envelope, reading.load_value)
         key = computation.key_of(message)
@@ -313,8 +315,15 @@ def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading:
         where = reading.places[key] = reading.topology.partition_of(key)
     if where != reading.partition:
         return _misrouted(raw, key, where, reading)
-    if computation.role == "stage":
-        message = decoded(computation, envelope, reading.load_value)
+    if role == "stage":
+        decode, body = computation.codec.decode_usual, envelope.body
+        if decode is None or b'"__' in body:
+            message = decoded(computation, envelope, reading.load_value)
+        else:
+            try:
+                message = decode(body).args[0]
+            except Exception:  # `decoded` raises an error that says what is wrong
+                message = decoded(computation, envelope, reading.load_value)
     return Work(raw, computation, key, message, envelope)
 
 

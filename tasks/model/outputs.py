@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from celery_partitions.model.computation import HopNode, SinkNode, extracted_key
+from celery_partitions.model.computation import Computation, HopNode, SinkNode, extracted_key
 from celery_partitions.model.effects import Delivery, Emission, Hop, Push
 from celery_partitions.model.errors import EventTimeAhead, MessageError
 from celery_partitions.model.items import Work
@@ -99,7 +99,7 @@ class Outputs:
     def hop(self, node: HopNode, value: Any) -> Hop:
         stage, cause, writer = node.stage, self.cause, self.writer
         message_id = cause.id_of(len(self.made))
-        body = stage.codec.encode_usual(value) if stage.takes_values else None
+        body = stage.codec.encode_usual(value, self._decoded_for(stage)) if stage.takes_values else None
         if body is not None:
             key = _key_of(node, value)
         elif stage.takes_values:
@@ -118,6 +118,10 @@ class Outputs:
                 reason="too-large",
             )
         return Hop(partition, raw)
+
+    def _decoded_for(self, stage: Computation) -> bytes:
+        """The message's body, if it has the annotation of what a stage receives."""
+        return self.item.envelope.body if self.item.computation.codec.has_annotation_of(stage.codec) else b""
 
     def deliver(self, node: SinkNode, value: Any) -> None:
         sink = node.sink

@@ -57,7 +57,7 @@ class Replay:
         if emitted:
             count, size = len(emitted), 0
             for one in emitted:
-                size += len(one.payload if type(one) is Delivery else one.raw)  # type: ignore[union-attr]
+                size += len(one.payload) if type(one) is Delivery else len(one.raw)  # type: ignore[union-attr]
             if count > MAX_OUTPUTS or size > MAX_OUTPUT_BYTES:
                 raise MessageError(
                     f"one message has {count} outputs with {size} bytes; the limit is {MAX_OUTPUTS} outputs with {MAX_OUTPUT_BYTES} bytes, "

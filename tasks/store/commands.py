@@ -205,14 +205,14 @@ def commands_of_outputs(
                 if raws is None:
                     raws = of_partition[number] = queues.setdefault(names.queue(str(number)), [])
                 raws.append(raw)
+            case Delivery(ListSink(list=where), payload=payload):
+                lists.setdefault(where, []).append(payload)
             case Push(queue, raw):
                 queues.setdefault(names.prefix + queue, []).append(raw)
             case Alarm(due, raw):
                 timers += due, raw
             case Timer(due, raw):
                 timers += delayed_entry(due, raw, commit_number, first_number + len(timers) // 2)
-            case Delivery(ListSink(list=where), payload=payload):
-                lists.setdefault(where, []).append(payload)
             case Delivery(StreamSink(stream=where, maxlen=maxlen), message_id, key, payload):
                 bound = [] if maxlen is None else ["MAXLEN", "~", maxlen]
                 fields = ["message", payload, "key", key_bytes(key), "id", message_id]
