@@ -194,15 +194,16 @@ class OnlyStage:
 
     def __init__(self, caller: Caller, computation: Computation, stage: Computation, then: HopNode | SinkNode | None) -> None:
         self.caller, self.outputs, self.computation, self.stage, self.then = caller, caller.outputs, computation, stage, then
-        self._is_fused = stage is not computation
+        self._is_fused, self._has_event_time = stage is not computation, computation.event_time is not None
         self._slots = None if stage.state is None else cast("Mapping[str, Slot]", caller.states[stage.name])  # readable: checked before
         self._touched: dict[str, Slot] | None = None
+        self._first_hop = self.outputs.first_hop(computation, then) if isinstance(then, HopNode) else None
 
     def call(self, item: Work, attempt: int) -> list[Emission]:
         """Call the stage for a message. Returns its outputs. Raises what user code raises."""
         caller, stage = self.caller, self.stage
         caller.at, caller.returned, caller.dropped = self.computation, None, 0
-        made = self.outputs.begin(item)
+        made = self.outputs.begin(item) if self._has_event_time else None  # before the stage can change the message
         if self._is_fused:
             caller.fused[stage.name] = caller.fused.get(stage.name, 0) + 1
         caller.at = stage
@@ -214,8 +215,18 @@ class OnlyStage:
                 self._touched = caller.touched.setdefault(stage, {})
             self._touched[item.key] = slot
             returned = stage.function(item.message, slot.state)
-        if returned is not None and self.then is not None:
-            self.outputs.emit(self.then, returned)
+        if returned is None or self.then is None:
+            return []
+        if self._first_hop is not None:
+            try:
+                hop = self._first_hop(item, returned)
+            except (Exception, SystemExit):  # `emit` raises an error that says what is wrong
+                hop = None
+            if hop is not None:
+                return [hop]
+        if made is None:
+            made = self.outputs.begin(item)
+        self.outputs.emit(self.then, returned)
         return made
 
 

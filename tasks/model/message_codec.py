@@ -118,10 +118,12 @@ class MessageCodec:
             return None
         try:
             written = encode_json(message)
-            if b"null" in written or b'"__' in written:
+            body = b"[[%b],{},{}]" % written
+            if b"null" in written:
                 return None
-            body = b"[[" + written + b"],{},{}]"
             if body != decoded:
+                if b'"__' in written:
+                    return None
                 self._decode_message(written)
         except Exception:  # `encode` raises an error that says what is wrong
             return None

@@ -179,8 +179,8 @@ class MessageWriter:
         self._topology, self.queue_of, self.origin = topology, queue_of, origin
         self.queue_of_task, self.queue_of_sink = queue_of_task, queue_of_sink
         self._hops: dict[tuple[str, int], MessageTemplate] = {}
-        #: For a topology, by stage and key: the key's partition and the template. One value, because threads share it.
-        self._ways: tuple[Topology | None, dict[str, dict[str, tuple[int, MessageTemplate]]]] = None, {}
+        #: For a topology, by stage: see `ways_to`. One value, because threads share it.
+        self._ways: tuple[Topology | None, dict[str, dict[str, tuple[int, MessageTemplate, bytes]]]] = None, {}
         self._sinks: dict[QueueSink, tuple[str, MessageTemplate]] = {}
 
     @property
@@ -195,8 +195,18 @@ class MessageWriter:
             found = self._hops[stage, partition] = MessageTemplate.small(stage, self.queue_of(partition), self.origin)
         return found
 
-    def way_to(self, stage: str, key: str) -> tuple[int, MessageTemplate]:
-        """The partition of a key, and the template of messages to a stage there."""
+    def way_to(self, stage: str, key: str) -> tuple[int, MessageTemplate, bytes]:
+        """What `ways_to` has for a key."""
+        ways = self.ways_to(stage)
+        found = ways.get(key)
+        if found is None:
+            partition = self._topology().partition_of(key)
+            found = ways[key] = partition, self.to_stage(stage, partition), b',"partition_key":' + escape_header(key)
+        return found
+
+    def ways_to(self, stage: str) -> dict[str, tuple[int, MessageTemplate, bytes]]:
+        """A cache for messages to a stage, by key: its partition, the template there, and the key's header with a comma before it. For the
+        topology now."""
         topology = self._topology()
         known, by_stage = self._ways
         if known is not topology:
@@ -205,11 +215,7 @@ class MessageWriter:
         ways = by_stage.get(stage)
         if ways is None or len(ways) > MAX_WAYS:
             ways = by_stage[stage] = {}
-        found = ways.get(key)
-        if found is None:
-            partition = topology.partition_of(key)
-            found = ways[key] = partition, self.to_stage(stage, partition)
-        return found
+        return ways
 
     def to_sink(self, sink: QueueSink) -> tuple[str, MessageTemplate]:
         """The queue and the template of messages to a sink."""

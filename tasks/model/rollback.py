@@ -56,7 +56,7 @@ class Replay:
         """Keep the outputs of a call. Raises `MessageError` if they are too many or too large for one commit."""
         if emitted:
             count, size = len(emitted), 0
-            for one in emitted:
+            for one in emitted:  # mostly one
                 size += len(one.payload) if type(one) is Delivery else len(one.raw)  # type: ignore[union-attr]
             if count > MAX_OUTPUTS or size > MAX_OUTPUT_BYTES:
                 raise MessageError(

@@ -81,8 +81,9 @@ def built(pipeline: Pipeline, name: str = "app") -> Built:
 
 
 def writer(partitions: int = 1) -> MessageWriter:
+    topology = Topology(0, partitions)
     return MessageWriter(
-        topology=lambda: Topology(0, partitions),
+        topology=lambda: topology,
         queue_of=lambda number: f"partition.{number}",
         queue_of_task=lambda task: "celery",
         queue_of_sink=lambda sink: f"partition.sink.{sink}",
@@ -94,9 +95,9 @@ def send(value: Any, message_id: str = "m", task: str = "in", **headers: Any) ->
     return raw_message(task, value, message_id, **headers)
 
 
-def read(app: Built, raws: list[bytes], codec: StateCodec = SIGNING, partitions: int = 1) -> list[Item]:
+def read(app: Built, raws: list[bytes], codec: StateCodec = SIGNING, partitions: int = 1, has_pipelines: bool = True) -> list[Item]:
     computations = {**app.sources, **app.stages}
-    reading = Reading(computations, (), 0, Topology(0, partitions), load_value=codec.load_value)
+    reading = Reading(computations, (), 0, Topology(0, partitions), load_value=codec.load_value, has_pipelines=has_pipelines)
     return read_batch(raws, reading, now=1_000.0, revoked=())
 
 

@@ -1,0 +1,97 @@
+"""The short way to a stage's first output makes the same bytes, or the same failure, as the long one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import pytest
+
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.outputs import Outputs
+from tests.model.piped import Log, begin, built, run, send, stage
+
+
+@dataclass
+class Note:
+    key: Any
+    value: Any = None
+    text: str = ""
+
+
+@dataclass
+class Narrow:
+    key: str
+    value: float
+
+
+def key_of(note: Any) -> Any:
+    if note.text == "no key":
+        raise LookupError("no key")
+    return note.key
+
+
+def change(note: Note, log: Log) -> Any:
+    match note.text:
+        case "NaN":
+            return Note(note.key, math.nan)
+        case "wrong":
+            return Narrow(note.key, "wrong")  # type: ignore[arg-type]
+        case "dict":
+            return {"key": note.key, "value": 1.5}
+        case "other":
+            return Note("another", note.value)
+    return note
+
+
+def second(note: Note, log: Log) -> None: ...
+
+
+def narrow(note: Narrow, log: Log) -> None: ...
+
+
+HEADERS: list[dict[str, Any]] = [
+    {},
+    {"sent_at": 1.25},
+    {"sent_at": 7, "root_id": "root"},
+    {"sent_at": True, "root_id": "m0"},
+    {"sent_at": "yesterday", "root_id": 5},
+    {"sent_at": None, "root_id": None},
+    {"root_id": 'quo"ted \\ ü'},
+]
+NOTES = [
+    *(Note(key, 1) for key in ("k", "ü", 'quo"ted', 7, True, "", "x" * 1500, None, ["k"])),
+    *(Note("k", value) for value in (None, "null", {"__type__": "uuid"}, {"__pickle__": "x"}, {"__timer__": True}, "\u2028", 10**30)),
+    *(Note("k", 1, text) for text in ("NaN", "wrong", "dict", "other", "no key")),
+]
+
+
+def result(outcome: Outcome) -> Any:
+    return outcome.emitted, [(one.item.envelope.headers.id, one.error) for one in outcome.failures], outcome.states
+
+
+@pytest.mark.parametrize("receiver", [second, narrow])
+def test_both_ways_lead_to_the_same(monkeypatch: pytest.MonkeyPatch, receiver: Any) -> None:
+    app = built(begin(type=Note).key_by(lambda note: "k").to(stage(change, state=Log)).key_by(key_of).to(stage(receiver, state=Log)).to_sinks([]))
+    made = [send(note.__dict__, f"m{n}", **headers) for n, (note, headers) in enumerate(product(NOTES, HEADERS))]
+    short_ways = []
+    first_hop = Outputs.first_hop
+
+    def counted(self: Outputs, *about: Any) -> Any:
+        sound = first_hop(self, *about)
+
+        def counting(item: Any, value: Any) -> Any:
+            hop = sound(item, value)
+            short_ways.append(hop)
+            return hop
+
+        return counting
+
+    monkeypatch.setattr(Outputs, "first_hop", counted)
+    short = run(app, made)
+    monkeypatch.setattr(Outputs, "first_hop", lambda self, computation, node: lambda item, value: None)
+    long = run(app, made)
+    assert result(short) == result(long)
+    assert len([hop for hop in short_ways if hop is not None]) > (20 if receiver is second else -1)
