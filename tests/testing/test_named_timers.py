@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 from celery_partitions import (
     Context,
     DeclarationError,
-    RedisList,
     RetryPolicy,
     Timer,
     computation,
     key_extractor,
-    source,
     state_computation,
 )
 from celery_partitions.model import caller, timers
@@ -346,31 +344,6 @@ def test_the_alarms_of_other_keys_stay() -> None:
             h.send(Event(f"k{number}", "set", seconds=number + 1))
         h.advance(seconds=10.5)
         assert [len(fired(h, f"k{number}")) for number in range(20)] == [1] * 10 + [0] * 10
-
-
-class Stage:
-    seen: tuple[str, ...] = ()
-
-
-@state_computation("tests.timers: quiet", state=Stage)
-def quiet(event: Event, stage: Stage, context: Context) -> None:
-    stage.seen += (event.do,)
-    context.timers.set("end", after=30)
-
-
-@quiet.on_timer("end")
-def end(timer: Timer, stage: Stage) -> str:
-    seen, stage.seen = ",".join(stage.seen), ()
-    return seen
-
-
-def test_in_a_pipeline_what_a_handler_returns_goes_on() -> None:
-    sink = RedisList("lines", encoder=lambda text: text.encode())
-    with harness(source("tests.timers: events", type=Event).key_by(key_of).to(quiet).to_sink(sink)) as h:
-        h.send(Event("k", "a"))
-        h.send(Event("k", "b"))
-        h.advance(minutes=1)
-        assert h.outputs(sink) == [b"a,b"]
 
 
 @pytest.mark.parametrize(
