@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.measures import (
     batches,
+    cluster,
     dashboard,
     due,
     duplicates,
@@ -49,5 +50,6 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "pipelines": pipelines.measure,
     "recovery": recovery.measure,
     "resize": resizing.measure,
+    "cluster": cluster.measure,
     "dashboard": dashboard.measure,
 }
