@@ -11,7 +11,7 @@ from celery_partitions.admin.audit import Audit
 from celery_partitions.model.errors import SetupError
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.names import Names, partitions_and_ingress
-from celery_partitions.store.resize import begin_resize, finish_resize
+from celery_partitions.store.resize import SETTLED_SECONDS, begin_resize, finish_resize
 from celery_partitions.store.topology import read_topology
 from celery_partitions_config.parsers import MAX_PARTITIONS
 
@@ -107,8 +107,8 @@ def describe(progress: Progress) -> str:
 class Resize:
     """Begins, undoes and finishes resizes. `default`: the number of partitions of a group that does not exist."""
 
-    def __init__(self, client: redis.Redis, names: Names, default: int) -> None:
-        self.client, self.names, self.default = client, names, default
+    def __init__(self, client: redis.Redis, names: Names, default: int, settled_seconds: float = SETTLED_SECONDS) -> None:
+        self.client, self.names, self.default, self.settled_seconds = client, names, default, settled_seconds
 
     def begin(self, partitions: int, *, by: str) -> Topology:
         """Give the group another number of partitions. Returns when the workers know it, not when the keys have moved. Raises `SetupError`."""
@@ -152,7 +152,7 @@ class Resize:
         it; call it again with the same `said`, a new id. Raises `SetupError`."""
         topology = self._unfinished()
         audit = Audit(self.client, self.names).words(by, "resize finish", {"partitions": topology.partitions, "former": topology.former})
-        status, which = finish_resize(self.client, self.names, topology, audit, said=said)
+        status, which = finish_resize(self.client, self.names, topology, audit, said=said, quiet_seconds=self.settled_seconds)
         if status == "moving":
             queue = self.names.queue_name(partitions_and_ingress(topology.served)[which])
             raise SetupError(

@@ -19,6 +19,8 @@ class Topology:
     former: int | None = None
     #: The highest number that the group ever had: a partition above `partitions` forwards what old producers still send there.
     highest: int = 0
+    #: Keys are on their way to other partitions.
+    is_moving: bool = False
 
     @property
     def served(self) -> int:
@@ -30,6 +32,12 @@ class Topology:
         """During a resize: the topology of a partition that does not follow the new one yet."""
         assert self.former is not None
         return Topology(self.epoch - 1, self.former, None, self.served)
+
+    @property
+    def of_senders(self) -> Topology:
+        """The topology by which messages are sent. While keys move, that is the former one: a message for a key's new partition would wait there
+        until the former one had its turn to move keys. But not if a resize is undone, because nobody may go back to a former number."""
+        return self.before if self.is_moving else self
 
     def partition_of(self, key: str) -> int:
         """The partition of a normalized key. Raises `KeyExtractionError` for text that can't be encoded."""

@@ -49,7 +49,7 @@ class MessageMaker:
         body, decoded = self._value(message, name) if self._takes_values else self._encode(message)
         self._check_size(body)
         key = self._key_of(decoded)
-        topology = self._group.topology
+        topology = self._group.topology.of_senders
         partition = topology.partition_of(key)
         if partition >= len(self._templates):
             self._add_queues(topology.partitions)

@@ -173,7 +173,7 @@ class Installation:
 
     def partition_of_message(self, computation: Computation, message: Any) -> str:
         """The partition of a decoded message. Raises `KeyExtractionError` if it has no key."""
-        return str(self.group.topology.partition_of(computation.key_of(message)))
+        return str(self.group.topology.of_senders.partition_of(computation.key_of(message)))
 
     def check_size(self, body: bytes) -> None:
         """Raise `MessageError` if the message with this body would be too long for workers to decode."""
@@ -208,7 +208,7 @@ class Installation:
         """Makes the messages for outputs. `origin`: the sender's name in them. `make_cause`: makes what outputs inherit."""
         names = self.group.names
         return MessageWriter(
-            topology=lambda: self.group.topology,
+            topology=lambda: self.group.topology.of_senders,
             queue_of=lambda number: names.queue_name(str(number)),
             queue_of_task=self.queue_of_task,
             queue_of_sink=lambda name: Names(names.sink_group(name)).queue_name("0"),

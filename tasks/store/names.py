@@ -63,6 +63,8 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
                                            former, highest: N before a resize that is not finished; the highest N ever
                                            back: 1 if that resize undoes another; mark: see lua/finish_resize.lua
                                            resized: when the last resize began (ms)
+                                           moving: how many partitions have not moved their keys; absent if none, or if the resize undoes another
+                                           settled: when the last of them had moved (ms)
                                            computation:<name>: 1 for each computation that ever ran
                                            follow-up secret: proves that a worker wrote a follow-up (store/follow_ups.py)
 {partition}:workers                 zset   worker id → when its leases end (ms, server clock)

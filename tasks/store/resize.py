@@ -19,7 +19,7 @@ from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.dead_letters import DeadLetter, dump_dead_letter
 from celery_partitions.store.leases import Lease
-from celery_partitions.store.names import Names, partitions_and_ingress, queue_lists
+from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress, queue_lists
 from celery_partitions.store.parked_keys import read_record
 from celery_partitions.store.scripts import script
 from celery_partitions.store.topology import RESIZED_LAYOUT
@@ -35,6 +35,8 @@ Status = Literal["ok", "fenced", "changed", "open"]
 _SEEN = "seen:"
 #: A resize is finished once no message was sent for the former number of partitions for this long.
 QUIET_SECONDS = 600.0
+#: An operator finishes a resize at the earliest so long after the keys have moved: our own producers know it by then (`FOLLOW_SECONDS` in runtime/group.py).
+SETTLED_SECONDS = 7.0
 
 
 def note_epoch(client: redis.Redis, names: Names, worker: str, epoch: int) -> None:
@@ -57,7 +59,7 @@ def begin_resize(
                 keys += _lists(names, str(one))
             keys += _lists(names, str(number))
             letters += "l" * len(sources) + "g" if takes_back else "f" if back else "g"
-    words = [topology.epoch, partitions, topology.partitions, max(new.served, topology.highest), RESIZED_LAYOUT, names.changed, "back" if back else "", letters, *audit]
+    words = [topology.epoch, partitions, topology.partitions, max(new.served, topology.highest), RESIZED_LAYOUT, names.changed, "back" if back else "", letters, *audit, new.served]
     status, *what = script("begin_resize").run(client, keys, words)
     return status.decode(), what[0].decode("utf-8", "replace") if what else ""
 
@@ -122,7 +124,8 @@ def read_place(client: redis.Redis, names: Names, partition: str, topology: Topo
 def note_progress(client: redis.Redis, names: Names, lease: Lease, epoch: int, what: Literal["epoch", "moved"]) -> Status:
     """Note that the partition follows the topology of this epoch, or that its keys for other partitions have left."""
     keys = [names.meta(lease.partition), names.group_meta]
-    return cast(Status, script("follow_topology").run(client, keys, [lease.token, epoch, what, names.changed]).decode())
+    words = [lease.token, epoch, what, names.changed, int(lease.partition != INGRESS)]
+    return cast(Status, script("follow_topology").run(client, keys, words).decode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,10 @@ class Resizing:
         return self._follow(owned, now)
 
     def _is_turn(self, owned: OwnedPartition, now: float) -> bool:
-        """Whether the partition may stop now. If there will be fewer, all stop at once, because they wait for each other."""
+        """Whether the partition may stop now. If there will be fewer, all stop at once, because they wait for each other. The ingress sends, so it
+        goes on until all keys have moved."""
+        if owned.number is None:
+            return not self.topology.is_moving
         if self.topology.partitions < (self.topology.former or 0):
             return True
         if self._stopped is not None and self._stopped not in self.loop.owned_partitions:
@@ -155,13 +158,9 @@ class Resizing:
     def _may_go_on(self, owned: OwnedPartition, place: Place) -> bool:
         """Whether the partition may work by the topology before, while others move: nothing came or left yet, and nobody waits for it."""
         former = self.topology.former
-        return (
-            former is not None
-            and place.epoch == self.topology.epoch - 1
-            and self.topology.partitions > former
-            and owned.number is not None
-            and owned.number < former
-        )
+        if former is None or place.epoch != self.topology.epoch - 1:
+            return False
+        return owned.number is None or (self.topology.partitions > former and owned.number < former)
 
     def _note(self, owned: OwnedPartition, what: str, now: float) -> bool:
         """Note in Redis how far the partition is. False: the topology is another by now, which the lease keeper will tell."""

@@ -35,6 +35,7 @@ def test_killed_during_resizes(live: LiveGroup) -> None:
         learn(live)
         traffic.send(300)
         wait_moved(live)
+        learn(live)
         traffic.check_so_far()
         live.wait_drained()
         wait_until(lambda number=number: resize.finish(by="test", said=str(number)), PATIENCE_SECONDS, message="not finished")  # type: ignore[misc]

@@ -152,7 +152,7 @@ class Operators(Producers):
 
     def _resize(self, what: str, do: Callable[[Resize], object]) -> None:
         try:
-            done = do(Resize(self.client, self.names, self.settings.partitions))
+            done = do(Resize(self.client, self.names, self.settings.partitions, settled_seconds=0.0))
         except SetupError as refusal:
             self.log(f"{what} is refused: {refusal}", f"{what} refused")
         else:

@@ -79,6 +79,21 @@ def test_a_move_is_refused(client: redis.Redis, names: Names, grown: Topology) -
     assert client.exists(names.states("1", "c")) == 0
 
 
+def test_keys_are_on_their_way_until_each_partition_has_moved_its_own(client: redis.Redis, names: Names, grown: Topology) -> None:
+    ingress, other = Lease("ingress", 8), Lease("1", 8)
+    for lease in (ingress, other):
+        client.hset(names.meta(lease.partition), mapping={"token": 8, "epoch": 1})
+    seen = []
+    for lease in (LEASE, LEASE, ingress, other):  # the ingress has no keys
+        assert note_progress(client, names, lease, 1, "moved") == "ok"
+        seen.append(read_topology(client, names, 1).is_moving)
+    assert (grown.is_moving, seen) == (True, [True, True, True, False])
+    client.hset(names.meta("ingress"), "moved", 1)
+    assert finish_resize(client, names, grown, said="x") == ("passing", 0)  # producers do not know it yet
+    assert begin_resize(client, names, grown, 1, AUDIT, back=True)[0] == "ok"
+    assert not read_topology(client, names, 1).is_moving  # who has changed to the other number must not go back
+
+
 def test_progress_is_noted_once_and_by_the_holder_only(client: redis.Redis, names: Names, grown: Topology) -> None:
     assert not read_place(client, names, "1", grown, 1).is_complete
     assert note_progress(client, names, Lease("0", 6), 1, "moved") == "fenced"

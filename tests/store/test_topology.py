@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import redis
 
@@ -60,3 +62,11 @@ def test_the_sources_of_a_partition_are_those_that_can_hold_its_keys() -> None:
             before, after = topology.before.partition_of(key), topology.partition_of(key)
             assert before == after or before in topology.sources(after)
     assert Topology(1, 12).sources(4) == ()
+
+
+def test_senders_use_the_former_number_while_keys_move() -> None:
+    moved = Topology(1, 12, former=4)
+    assert moved.of_senders is moved
+    moving = replace(moved, is_moving=True)
+    assert moving.of_senders == moving.before
+    assert (moving.of_senders.partitions, moving.of_senders.served) == (4, 12)

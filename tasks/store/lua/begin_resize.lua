@@ -7,7 +7,7 @@
 --       7 "back" if it undoes a resize that is not finished, else ""
 --       8 for each partition in KEYS a letter: "g" it gets keys. If the resize undoes another: "l" before a "g": this one loses its keys to it;
 --         "f" instead of "g": it had lost its keys, and gets them back
---       9 number of audit records to keep, approximately  10 who  11 what  12 details (JSON)
+--       9 number of audit records to keep, approximately  10 who  11 what  12 details (JSON)  13 how many partitions must move their keys
 -- Returns {"ok", epoch}; {"changed", epoch}: the topology is another by now; or {"old", worker}: a living worker runs a release that cannot
 -- follow; or {"late"}: partitions that get back their keys have lost some already. Nothing is written then.
 -- A partition that gets keys waits with every message in its queue until its sources have passed on what they have now (`admit`), also with those
@@ -60,7 +60,14 @@ end
 local epoch = string.format('%.0f', tonumber(found) + 1)
 redis.call('HSET', KEYS[1], 'layout', ARGV[5], 'epoch', epoch, 'partitions', ARGV[2], 'former', ARGV[3], 'highest', ARGV[4],
   'resized', string.format('%.0f', now))
-if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'back', 1) else redis.call('HDEL', KEYS[1], 'back') end
+redis.call('HDEL', KEYS[1], 'settled')
+if ARGV[7] ~= '' then
+  redis.call('HSET', KEYS[1], 'back', 1)
+  redis.call('HDEL', KEYS[1], 'moving')
+else
+  redis.call('HSET', KEYS[1], 'moving', ARGV[13])
+  redis.call('HDEL', KEYS[1], 'back')
+end
 redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[9], '*', 'who', ARGV[10], 'what', ARGV[11], 'detail', ARGV[12])
 redis.call('PUBLISH', ARGV[6], '')
 return { 'ok', epoch }

@@ -2,16 +2,17 @@
 --
 -- KEYS  1 group (hash)  2 audit (stream)  3… for each partition: meta (hash), queue (list), inbox (list), the priority lists of the queue
 -- ARGV  1 epoch  2 "": look whether nothing was passed on for some time; else an id: an operator says that no producer sends any more
---       3 that time, ms  4 channel `changed`  5 number of audit records to keep, approximately  6 who  7 what  8 details (JSON)
+--       3 that time, ms; for an operator: how long our own producers may take until they know that the keys have moved  4 channel `changed`  5 number of audit records to keep, approximately  6 who  7 what  8 details (JSON)
 -- Returns {"ok"}; {"changed"}: no such resize is in progress; {"moving", n}: keys of the n-th partition have not moved; {"busy", ms}: a message for
 -- the former number was passed on, or the resize began, so long ago; or {"passing", n}: the n-th partition may still have such messages.
 -- When nothing else is in the way, each partition's messages are counted (`mark`). Once that number was taken, all that is left is younger.
 
-local found = redis.call('HMGET', KEYS[1], 'epoch', 'former', 'resized', 'mark')
+local found = redis.call('HMGET', KEYS[1], 'epoch', 'former', 'resized', 'mark', 'settled')
 if found[1] ~= ARGV[1] or not found[2] then
   return { 'changed' }
 end
-local last = tonumber(found[3] or '0')
+local settled = tonumber(found[5] or '0')
+local last = math.max(tonumber(found[3] or '0'), settled)
 for i = 3, #KEYS, 6 do
   local meta = redis.call('HMGET', KEYS[i], 'moved', 'passed_on')
   if tonumber(meta[1] or '0') < tonumber(ARGV[1]) then
@@ -19,14 +20,15 @@ for i = 3, #KEYS, 6 do
   end
   last = math.max(last, tonumber(meta[2] or '0'))
 end
-local mark = ARGV[2]
+local mark, time = ARGV[2], redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if mark == '' then
-  local time = redis.call('TIME')
-  local quiet = time[1] * 1000 + math.floor(time[2] / 1000) - last
-  if quiet < tonumber(ARGV[3]) then
-    return { 'busy', quiet }
+  if now - last < tonumber(ARGV[3]) then
+    return { 'busy', now - last }
   end
   mark = string.format('%.0f', last)
+elseif now - settled < tonumber(ARGV[3]) then
+  return { 'passing', 0 }
 end
 
 local is_new, passing = found[4] ~= mark, nil
@@ -44,7 +46,7 @@ end
 if passing then
   return { 'passing', passing }
 end
-redis.call('HDEL', KEYS[1], 'former', 'back', 'mark')
+redis.call('HDEL', KEYS[1], 'former', 'back', 'mark', 'moving')
 if ARGV[5] ~= '' then
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'who', ARGV[6], 'what', ARGV[7], 'detail', ARGV[8])
 end
