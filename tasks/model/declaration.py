@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from celery_partitions.model.annotations import first_annotation, plain_function
 from celery_partitions.model.computation import EXPIRY_TASK, Computation, timer_task
 from celery_partitions.model.errors import DeclarationError, KeyExtractionError
-from celery_partitions.model.executors import Executor, executor_of, is_async
+from celery_partitions.model.executors import executor_of, is_async
 from celery_partitions.model.flushing import element_of, flush_of
 from celery_partitions.model.message_codec import MessageCodec
 from celery_partitions.model.names_given import check_name
@@ -86,7 +86,7 @@ def declare(
     where, limit = executor_of(name, function, executor, concurrency, strict), rate_limit_of(name, rate_limit, rate_limit_key, burst)
     if reply and key is None:
         raise DeclarationError(f"computation {name!r}: reply=True needs a key=. Without one it is a stage, and what it returns goes to the next stage")
-    _check_holds(name, holds, key, where)
+    _check_holds(name, holds, key)
     takes_context = len(parameters) == (2 if state is None else 3)
     ttl_seconds = seconds_or_none(name, "ttl", ttl)
     if on_expire is not None and ttl_seconds is None:
@@ -293,15 +293,11 @@ def _looked_over(name: str, on_error: RetryPolicy | Exhausted | None) -> RetryPo
     raise DeclarationError(f"computation {name!r}: on_error must be a RetryPolicy or one of {', '.join(EXHAUSTED_CHOICES)}")
 
 
-def _check_holds(name: str, holds: Holds, key: object, executor: Executor) -> None:
+def _check_holds(name: str, holds: Holds, key: object) -> None:
     if holds not in HOLDS_CHOICES:
         raise DeclarationError(f"computation {name!r}: holds must be one of {', '.join(HOLDS_CHOICES)}, not {holds!r:.80}")
     if holds == "computation" and key is None:
         raise DeclarationError(f'computation {name!r}: holds="computation" needs a key=. In a pipeline, a failed message always holds its whole key')
-    if holds == "computation" and executor != "loop":
-        raise DeclarationError(
-            f'computation {name!r}: holds="computation" is for plain functions. The calls of an async def or a thread always hold their whole key'
-        )
 
 
 def name_of_function(function: Callable[..., Any]) -> str:

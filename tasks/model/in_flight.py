@@ -7,11 +7,12 @@ run. What has not ended when the batch is committed moves to its key's mailbox, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass, field
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.items import Apart, Item, PlainTask, UnknownTask, Work
+from celery_partitions.model.own_lines import line_in
 
 #: A batch is not committed before this time, unless all of its calls have ended. Short calls then never need a mailbox.
 BATCH_SECONDS = 0.02
@@ -47,14 +48,16 @@ def divide(
     waiting: Callable[[Computation], Computation | None],
     running: Container[str],
     parked: Container[str],
+    own_lines: Collection[str],
     has_room: Callable[[Computation, Work], bool],
     one_message: bool = False,
 ) -> Division:
     """Divide a batch.
 
     `waiting`: the stage of a computation that runs outside the loop; None for plain ones. `running`: keys whose earlier messages are in
-    flight; their messages go to their mailboxes. `parked`: keys that wait after a failure, which the step knows how to treat. `has_room`:
-    called once for each new run, which then counts as started. `one_message`: a run gets only its first message (isolation).
+    flight; their messages go to their mailboxes. `parked`: keys that wait after a failure, and `own_lines`: of
+    computations. The step knows how to treat their messages. `has_room`: called once for each new run, which then counts as started.
+    `one_message`: a run gets only its first message (isolation).
     """
     division = Division([])
     out, runs, behind = division.items, division.runs, division.behind
@@ -76,7 +79,7 @@ def divide(
             behind[key] = [item.raw]
         elif key in runs:
             first = runs[key][0].computation
-            if stage is None or stage.flush is not None or one_message or stage.strict or first.strict:
+            if stage is None or stage.flush is not None or one_message or stage.strict or first.strict or is_behind_line(own_lines, item):
                 behind[key] = [item.raw]
             else:
                 runs[key].append(item)
@@ -86,6 +89,9 @@ def divide(
             continue
         elif key in plain:
             behind[key] = [item.raw]
+        elif is_behind_line(own_lines, item):
+            out.append(item)
+            continue
         elif has_room(stage, item):
             runs[key] = [item]
         else:
@@ -93,6 +99,14 @@ def divide(
             break
         out.append(Apart(item.raw))
     return division
+
+
+def is_behind_line(own_lines: Collection[str], item: Item, place: str | None = None) -> bool:
+    """Whether a message must go to its computation's own line. `place`: the mailbox that it is in."""
+    if not own_lines or not isinstance(item, Work):
+        return False
+    line = line_in(own_lines, item.key, item.computation.lines)
+    return line is not None and line != place
 
 
 def beginning(items: Sequence[Item], waiting: Callable[[Computation], Computation | None], size: int) -> list[Item]:

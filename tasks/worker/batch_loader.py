@@ -83,7 +83,7 @@ def load_due(client: redis.Redis, names: Names, owned: OwnedPartition) -> None:
     owned.learn_parked(*found)
 
 
-def load_parked_of(client: redis.Redis, names: Names, owned: OwnedPartition, batch: Batch, items: list[Item]) -> None:
+def load_parked_of(client: redis.Redis, names: Names, owned: OwnedPartition, items: list[Item]) -> None:
     """Load those of a batch's keys and lines that are parked, if not all parked keys are in memory."""
     if owned.knows_all_parked:
         return

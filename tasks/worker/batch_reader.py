@@ -128,7 +128,7 @@ class BatchReader:
         """What the batch's messages are, and which of them wait behind others or are dropped."""
         reading = self.reading_of(owned)
         items = read_batch(batch.messages, reading, now=owned.server_now(), revoked=self.revoked)
-        load_parked_of(self.client, self.names, owned, batch, items)
+        load_parked_of(self.client, self.names, owned, items)
         if owned.lines and batch.mailbox_of is None:
             items = behind_lines(items, owned.lines, reading.place)
         items = drop_known_duplicates(self.client, self.names, self.installation.computations, owned, batch, items)

@@ -228,7 +228,7 @@ class CallThread(threading.Thread):
                 outcome = await self._call(run, items, rules, number == 0)
                 if is_dropped(run):
                     return
-                is_over = number == len(calls) - 1 or outcome.taken == 0 or outcome.pause
+                is_over = number == len(calls) - 1 or outcome.taken == 0 or outcome.pause or bool(outcome.waiting or outcome.parked)
                 if is_over:
                     ended.running -= 1
                 ended.add(run, outcome, is_over)
@@ -286,7 +286,7 @@ class CallThread(threading.Thread):
                 outcome = single.outcome()
         if outcome is None:
             machine = StepMachine(
-                items, run.slots, rules, mailbox_of=run.key, attempt=attempt, failed=failed, waited_out=waited_out, waited=waited, halving=run.halving
+                items, run.slots, rules, mailbox_of=run.place, attempt=attempt, failed=failed, waited_out=waited_out, waited=waited, halving=run.halving
             )
             while machine.call is not None:
                 if result is None:

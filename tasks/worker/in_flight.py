@@ -27,10 +27,12 @@ from celery_partitions.model.in_flight import (
     Division,
     beginning,
     divide,
+    is_behind_line,
     is_for_one_computation,
 )
 from celery_partitions.model.items import Apart, Item, Reading, Work, condemned, read_batch
 from celery_partitions.model.outcome import Outcome, Slot, Waiting
+from celery_partitions.model.own_lines import key_and_computation
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.isolation import begin_isolated_try
 from celery_partitions.store.names import Names
@@ -39,6 +41,7 @@ from celery_partitions.store.scripts import digest_of
 from celery_partitions.store.states import load_slots
 from celery_partitions.worker.abandoned_calls import AbandonedCalls
 from celery_partitions.worker.batch import Batch
+from celery_partitions.worker.batch_loader import load_parked_of
 from celery_partitions.worker.call_room import CallRoom
 from celery_partitions.worker.call_times import REFILL_SECONDS, CallTimes
 from celery_partitions.worker.calls import CallThread
@@ -174,7 +177,8 @@ class InFlight:
         if batch.mailbox_of is not None:
             kept: list[Item] = []
             for item in items:
-                if isinstance(item, Work) and self.waiting(item.computation) is not None:
+                waits = isinstance(item, Work) and self.waiting(item.computation) is not None
+                if waits and not is_behind_line(owned.own_lines, item, batch.mailbox_of):
                     break
                 kept.append(item)
             return Division(kept)
@@ -198,6 +202,7 @@ class InFlight:
                 (key for key, run in calls.runs.items() if not run.from_queue), self.abandoned.keys()
             ),
             parked=owned.parked,
+            own_lines=owned.own_lines,
             has_room=has_room,
             one_message=bool(batch.noted),
         )
@@ -242,8 +247,8 @@ class InFlight:
         self.start(calls, fresh)
         return True
 
-    def run_of(self, owned: OwnedPartition, key: str, works: Sequence[Item], *, attempt: int = 1, from_queue: bool = True) -> KeyRun:
-        """A new run. The states of its messages must be in the cache."""
+    def run_of(self, owned: OwnedPartition, key: str, works: Sequence[Item], *, attempt: int = 1, place: str = "") -> KeyRun:
+        """A new run. The states of its messages must be in the cache. `place`: the mailbox with them, if they are not in the queue."""
         names: dict[str, None] = {}
         stage, size = None, 0
         for work in works:
@@ -259,7 +264,7 @@ class InFlight:
             base[name] = stored = slot.stored if type(slot) is Slot else None
             size += len(stored or b"")
         assert stage is not None
-        return KeyRun(owned, key, list(works), slots, base, stage, attempt=attempt, from_queue=from_queue, size=size)
+        return KeyRun(owned, key, list(works), slots, base, stage, attempt=attempt, place=place, from_queue=not place, size=size)
 
     def start(self, calls: PartitionCalls, runs: Sequence[KeyRun]) -> None:
         if runs:
@@ -279,10 +284,14 @@ class InFlight:
         found = read_mailboxes(self.client, self.names, owned.partition, keys, 1 if alone else max(longest, MAX_OF_MAILBOX))
         chosen: dict[str, list[Item]] = {}
         followed: set[str] = set()
-        for key, (raws, length) in found.items():
-            owned.mailbox_lengths[key] = length
-            read = read_batch(raws, reading, now=owned.server_now(), revoked=revoked)
-            items = beginning(read, self.waiting, owned.parked[key].size)
+        now = owned.server_now()
+        items_of = {key: read_batch(raws, reading, now=now, revoked=revoked) for key, (raws, _) in found.items()}
+        if not owned.knows_all_parked:
+            load_parked_of(self.client, self.names, owned, list(chain.from_iterable(items_of.values())))
+        for key, read in items_of.items():
+            owned.mailbox_lengths[key] = length = found[key][1]
+            moves = (number for number, item in enumerate(read) if is_behind_line(owned.own_lines, item, key))
+            items = beginning(read[: next(moves, None)] if owned.own_lines else read, self.waiting, owned.parked[key].size)
             if len(read) < length or not is_for_one_computation(read):
                 followed.add(key)
             if any(isinstance(item, Work) for item in items):
@@ -296,47 +305,53 @@ class InFlight:
             wanted = {name: (self.computations[name], many) for name, many in missing.items()}
             owned.cache.add(load_slots(self.client, self.names, self.codec, owned.partition, wanted))
         runs = []
-        for key, items in chosen.items():
-            run = self.run_of(owned, key, items, attempt=owned.parked[key].attempt, from_queue=False)
-            record = owned.parked[key]
+        for place, items in chosen.items():
+            record, key = owned.parked[place], next(item.key for item in items if isinstance(item, Work))
+            run = self.run_of(owned, key, items, attempt=record.attempt, place=place)
             run.waited_out = owned.has_waited_out(record, self.settings.deploy_wait_seconds)
             run.waited = record.reason == "rate"
-            run.noted = noted.get(key)
+            run.noted = noted.get(place)
             run.together, run.halving = run.stage.flush is not None, Halving(record.size, record.suspects)
-            run.is_followed = key in followed
+            run.is_followed = place in followed
             calls.runs[key] = run
             runs.append(run)
+        for key in [key for key in calls.behind if key not in calls.runs]:  # what was to go before them is for the loop
+            calls.note_free(owned, key)
         self.start(calls, runs)
 
     def due_keys(self, owned: OwnedPartition) -> list[str]:
-        """The keys to start now, as far as there is room. They leave the heap."""
+        """The mailboxes to start now, as far as there is room: one of each key. They leave the heap."""
         calls, now = self.of(owned), owned.server_now()
-        chosen: list[str] = []
+        chosen: dict[str, str] = {}
         later: list[tuple[float, str]] = []
         begun: Counter[str] = Counter()
         while calls.dues and calls.dues[0][0] <= now and len(chosen) < MAX_STARTS:
-            due, key = heappop(calls.dues)
-            record = owned.parked.get(key)
-            if record is None or record.due != due or key in calls.runs:
+            due, place = heappop(calls.dues)
+            record = owned.parked.get(place)
+            key = place if place in calls.runs else key_and_computation(place)[0]
+            if record is None or record.due != due or chosen.get(key) == place:
+                continue
+            if key in calls.runs or key in chosen:
+                calls.behind.setdefault(key, set()).add(place)
                 continue
             if key in self.abandoned:
-                later.append((due, key))
+                later.append((due, place))
                 continue
             known = None if record.task is None else self.computations.get(record.task)
             stage = None if known is None else self.waiting(known)
             if stage is not None:
                 if self.room.free(stage, begun[stage.name]) <= 0 or not self.room.has_bytes():
-                    later.append((due, key))
+                    later.append((due, place))
                     if len(later) > MAX_STARTS:
                         break
                     continue
                 begun[stage.name] += 1
-            chosen.append(key)
+            chosen[key] = place
         for one in later:
             heappush(calls.dues, one)
         if later and not chosen:
             calls.no_room_until = time.monotonic() + REFILL_SECONDS
-        return list(dict.fromkeys(chosen))
+        return list(chosen.values())
 
     def isolate(self, owned: OwnedPartition, chosen: dict[str, list[Item]]) -> dict[str, str]:
         """Note in Redis which messages start now, because a worker died. Leaves in `chosen` those that may start together. A message that
@@ -377,9 +392,7 @@ class InFlight:
         run = calls.runs.pop(key)
         self.abandon(run)
         self.room.release(run)
-        record = owned.parked.get(key)
-        if record is not None and record.due is not None:
-            owned.note_due(key, record)
+        calls.note_free(owned, key, run.place)
 
     def abandon(self, run: KeyRun) -> None:
         """Cancel a run. Its key's next call waits until the one that is being made has ended."""
@@ -414,7 +427,7 @@ class InFlight:
         self.room.release(run)
         if run.together and (together := len(run.items)) > 1:  # one of them is at fault
             half = Waiting("gather", "", run.stage.name, None, 1, 0.0, run.halving.halved(together))
-            run.outcomes[:] = [Outcome(waiting={run.key: half})]
+            run.outcomes[:] = [Outcome(waiting={run.place: half})]
         else:
             item = condemned(run.items[0], f"cannot write its outcome to Redis: {describe(error)}", "unwritable")
             run.outcomes[:] = [Outcome(taken=1, dead=[(item, 0)])]

@@ -83,21 +83,23 @@ class _Plan:
         self.room -= len(outcomes)
         self.runs.append((run, len(outcomes)))
         done = sum(one.taken for one in outcomes)
-        known = None if run.from_queue else owned.parked.get(run.key)
+        known = None if run.from_queue else owned.parked.get(run.place)
         was_reported = known is not None and known.dead_letter is not None
         for number, one in enumerate(outcomes):
             if one.answered or one.dead or one.parked or one.skipped:
                 # If its retries were used up before, the failure of the first message was reported then.
-                first = Batch([run.items[0].raw], run.key) if was_reported and number == 0 else Batch([])
+                first = Batch([run.items[0].raw], run.place) if was_reported and number == 0 else Batch([])
                 self.outcome.effects += self.replies(owned, first, one)
             self.outcome.absorb(one)
-            for park in one.parked.values():
-                self.parked[run.key] = self.record(run.key, park, known if number == 0 else None)
-            for waiting in one.waiting.values():
-                self.parked[run.key] = waiting.parked(known if number == 0 else None, self.now, self.wait_seconds)
+            for place, park in one.parked.items():
+                self.parked[place] = self.record(place, park, known if number == 0 and place == run.place else None)
+            for place, waiting in one.waiting.items():
+                self.parked[place] = waiting.parked(known if number == 0 and place == run.place else None, self.now, self.wait_seconds)
+            for place, mailed in one.mailed.items():  # into an own line
+                self.outcome.mailed.setdefault(place, []).extend(mailed)
         raws = run.raws
         if not run.from_queue and done:
-            self.first.append(TakeFromMailbox(run.key, raws[:done]))
+            self.first.append(TakeFromMailbox(run.place, raws[:done]))
             if known is not None and known.dead_letter is not None:
                 self.last.append(DropDeadLetter(known.dead_letter))
         return raws[done:]
@@ -163,7 +165,7 @@ class _Plan:
 
     def of_mailbox(self, run: KeyRun) -> None:
         """Add the results of a run whose messages are in its key's mailbox."""
-        owned, key = self.owned, run.key
+        owned, key = self.owned, run.place
         rest = self.add(run)
         if key in self.parked:
             return
@@ -179,7 +181,7 @@ class _Plan:
 
     def gather(self, run: KeyRun, done: int) -> Waiting | None:
         """How the messages behind a call of a batch computation wait for more. None: they are enough."""
-        flush, key = run.stage.flush, run.key
+        flush, key = run.stage.flush, run.place
         left = self.owned.mailbox_lengths.get(key, 0) - done + len(self.outcome.mailed.get(key, ()))
         if flush is None or left >= flush.every:
             return None
@@ -255,6 +257,7 @@ def calls_committed(owned: OwnedPartition, planned: PlannedCalls) -> None:
         return
     for key in planned.unparked:
         owned.parked.pop(key, None)
+        owned.own_lines.discard(key)
         owned.mailbox_lengths.pop(key, None)
         calls.running.discard(key)
         owned.in_turn.discard(key)
@@ -275,8 +278,8 @@ def calls_committed(owned: OwnedPartition, planned: PlannedCalls) -> None:
             stored = outcome.states.get(name, {}).get(run.key)
             if stored is not None and type(table[run.key]) is Slot:
                 run.base[name] = stored or None
-        if not run.from_queue and run.key in owned.mailbox_lengths:  # else the commit emptied its mailbox
-            owned.mailbox_lengths[run.key] -= done
+        if not run.from_queue and run.place in owned.mailbox_lengths:  # else the commit emptied its mailbox
+            owned.mailbox_lengths[run.place] -= done
         del run.items[:done]
         del run.outcomes[:count]
         run.from_queue = False
@@ -295,6 +298,4 @@ def finish(owned: OwnedPartition, calls: PartitionCalls, run: KeyRun) -> None:
     del calls.runs[run.key]
     if not calls.doubtful:  # else an operator may have changed them since they were committed
         owned.cache.give_back(run.slots)
-    record = owned.parked.get(run.key)
-    if record is not None:
-        owned.note_due(run.key, record)
+    calls.note_free(owned, run.key, run.place)

@@ -35,6 +35,8 @@ class KeyRun:
     stage: Computation
     #: The number of the first message's try, and its error if it exceeded its time limit before and is not called again.
     attempt: int = 1
+    #: The mailbox with its messages, once they are not in the queue: its key's, or an own line ("": its key's).
+    place: str = ""
     failed: str | None = None
     #: The first message has waited long enough for a readable state.
     waited_out: bool = False
@@ -65,6 +67,9 @@ class KeyRun:
     has_task: bool = False
     is_calling: bool = False
     has_ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.place = self.place or self.key
 
     @property
     def raws(self) -> list[bytes]:

@@ -93,6 +93,8 @@ class PartitionCalls:
     open: OpenBatch | None = None
     #: A heap of (due time, key): mailboxes whose next message waits for a call.
     dues: list[tuple[float, str]] = field(default_factory=list)
+    #: Key → its other mailboxes (own lines) that fell due while a call of the key was in flight.
+    behind: dict[str, set[str]] = field(default_factory=dict)
     #: Keys that are parked as `running` in Redis.
     running: set[str] = field(default_factory=set)
     #: Since when an outcome of a mailbox's message waits for its commit (`time.monotonic`).
@@ -151,6 +153,12 @@ class PartitionCalls:
         self.running = {key for key, record in parked.items() if record.why == "running"}
         self.dues = [(record.due, key) for key, record in parked.items() if record.due is not None and self.takes(record)]
         heapify(self.dues)
+
+    def note_free(self, owned: OwnedPartition, key: str, *places: str) -> None:
+        """A key has no call in flight: its mailboxes may start again."""
+        for place in {key, *places, *self.behind.pop(key, ())}:
+            if (record := owned.parked.get(place)) is not None:
+                owned.note_due(place, record)
 
     def note_due(self, key: str, due: float) -> None:
         heappush(self.dues, (due, key))

@@ -45,13 +45,13 @@ def without_ground(client: redis.Redis, names: Names, owned: OwnedPartition, cal
         return gone
     with client.pipeline(transaction=False) as pipe:
         for run in runs:
-            pipe.lrange(cast(str, names.mailbox(owned.partition, run.key)), -len(run.items), -1)
+            pipe.lrange(cast(str, names.mailbox(owned.partition, run.place)), -len(run.items), -1)
             for name in run.base:
                 pipe.hget(names.states(owned.partition, name), cast(str, key_bytes(run.key)))
         answers = iter(pipe.execute(raise_on_error=False))
     for run in runs:
         raws, stored = next(answers), {name: next(answers) for name in run.base}
-        if not (isinstance(raws, list) and raws[::-1] == run.raws and stored == run.base and run.key in owned.parked):
+        if not (isinstance(raws, list) and raws[::-1] == run.raws and stored == run.base and run.place in owned.parked):
             gone.append(run.key)
         elif run.is_over and not run.outcomes:
             finish(owned, calls, run)

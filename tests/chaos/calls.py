@@ -18,7 +18,7 @@ async def play_async(act: Act, state: History, context: Context) -> None:
 
 
 @state_computation(
-    name="play in threads", state=History, key=act_key, on_error=GO_ON, executor="threads", concurrency=8, time_limit=LIMIT_SECONDS
+    name="play in threads", state=History, key=act_key, on_error=GO_ON, executor="threads", concurrency=8, time_limit=LIMIT_SECONDS, holds="computation"
 )
 def play_in_threads(act: Act, state: History, context: Context) -> None:
     with recorded(play_in_threads.name, act, context):

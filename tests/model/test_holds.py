@@ -96,7 +96,6 @@ def test_names_of_lines() -> None:
     [
         ({"key": LOG.extract, "holds": "message"}, "must be one of key, computation"),
         ({"key": None, "holds": "computation"}, "needs a key="),
-        ({"key": LOG.extract, "holds": "computation", "executor": "threads"}, "is for plain functions"),
     ],
 )
 def test_what_is_refused(how: dict[str, object], says: str) -> None:

@@ -39,6 +39,11 @@ def apply(deed: Deed, state: Sequence) -> None:
     during[0](deed.number)
 
 
+def apply_batch(deeds: list[Deed], state: Sequence) -> None:
+    for deed in deeds:
+        apply(deed, state)
+
+
 def declared(name: str, function: Callable[..., Any] = apply, **options: Any) -> Computation:
     return declare(function, name=name, state=Sequence, key=deed_key, **options)
 

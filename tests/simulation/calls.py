@@ -47,6 +47,19 @@ async def apply(deed: Deed, state: Sequence) -> None:
         during_call[0]("end", deed.number)
 
 
+async def apply_batch(deeds: list[Deed], state: Sequence) -> None:
+    """The same for a batch computation. It fails if one of its messages does, after it has changed its state."""
+    seconds = during_call[0]("begin", deeds[0].number)
+    try:
+        await asyncio.sleep(seconds)
+        for deed in deeds:
+            state.numbers.append(deed.number)
+            seconds = during_call[0]("", deed.number)
+        await asyncio.sleep(seconds)
+    finally:
+        during_call[0]("end", deeds[0].number)
+
+
 @contextmanager
 def virtual_time() -> Iterator[None]:
     """Inside, the modules of `TIMED` read the clock of the process that is running."""

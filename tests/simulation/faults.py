@@ -78,7 +78,7 @@ class Faults(Operators):
             self.world.die()
         if not self.stormy and not self.stays_slow:
             return
-        if self.stormy and self.random.random() < self.raise_rate:
+        if self.stormy and (number in self.spoilers or self.random.random() < self.raise_rate):
             self.world.note("%-9s raises at %d", self.world.who(), number)
             raise ValueError(f"{number} fails on purpose")
         if self.random.random() < self.slow_rate:
@@ -98,7 +98,7 @@ class Faults(Operators):
         if number in self.poison_messages:
             self.log(f"{process} is killed by {number}", "poison")
             self.world.die()
-        if not what and self.stormy and self.random.random() < self.raise_rate:
+        if not what and self.stormy and (number in self.spoilers or self.random.random() < self.raise_rate):
             self.world.note("%-9s raises at %d", process, number)
             raise ValueError(f"{number} fails on purpose")
         return self.call_random.choice(self.call_seconds)

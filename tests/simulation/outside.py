@@ -33,6 +33,8 @@ class Producers(Scene):
         name = SOURCE if self.random.random() < self.flow_share else self.random.choice(self.names_sent)
         self.numbers += 1
         self.judge.sent("first" if name == SOURCE else name, key, self.numbers)
+        if name in self.batch_names and self.batch_random.random() < 0.05:
+            self.spoilers.add(self.numbers)
         self.maybe_switch(key)
         self.push(self.way_of(key), raw_deed(name, key, self.numbers))
         self.world.note("--------- %d is sent to %s:%s by way of %s", self.numbers, name, key, self.way_of(key))
@@ -50,6 +52,8 @@ class Producers(Scene):
             self.numbers += 1
             self.poison_messages.add(self.numbers)
             name = "waits" if "waits" in self.names_sent and self.call_random.random() < 0.5 else "record"
+            if self.batch_names and self.batch_random.random() < 0.5:
+                name = self.batch_random.choice(self.batch_names)
             self.judge.sent(name, key, self.numbers)
             self.push(self.way_of(key), raw_deed(name, key, self.numbers))
             self.log(f"{self.numbers}, a poison message, is sent to {key}", "poison sent")
@@ -209,7 +213,10 @@ class Operators(Producers):
             keys, action = self.parked_keys, self.random.choice(("retry", "skip", "discard"))
             if not chosen.error:  # its call is running
                 return
-            (head,) = self.server.outside(b"LRANGE", self.names.mailbox(str(self.topology().partition_of(key)), key), b"-1", b"-1")
+            if action != "retry" and chosen.size > 1:  # nobody knows yet which of them is at fault
+                return
+            partition = str(self.topology().partition_of(chosen.of_key))
+            (head,) = self.server.outside(b"LRANGE", self.names.mailbox(partition, key), b"-1", b"-1")
             number = number_of(json.loads(head)["headers"]["id"])
             if number is None:
                 return

@@ -14,7 +14,7 @@ from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.topology import read_topology
 from celery_partitions_config.settings import Settings
 from tests.simulation import calls
-from tests.simulation.application import declared
+from tests.simulation.application import apply_batch, declared
 from tests.simulation.flow import flow
 from tests.simulation.judge import Judge
 from tests.simulation.network import connect
@@ -62,8 +62,24 @@ class Scene:
         if choose((False, False, False, True)):
             computations["waits"] = declared("waits", calls.apply, concurrency=choose((1, 3, 100)), strict=choose((False, False, True)))
             self.names_sent += ["waits"] * choose((1, 4))
+        # And those without batches or own lines of calls.
+        self.batch_random = Random(f"batches {seed}")
+        choose = self.batch_random.choice
+        #: Of batch computations, one plain and one called outside of the loop.
+        self.batch_names: list[str] = []
+        if choose((False, False, True)):
+            flush = {"flush_every": choose((1, 2, 3, 7)), "flush_interval": choose((0.02, 0.3, 1.0))}
+            computations["batched"] = declared("batched", apply_batch, **flush)
+            computations["batched waits"] = declared("batched waits", calls.apply_batch, concurrency=choose((1, 100)), **flush)
+            self.batch_names = choose((["batched"], ["batched waits"], ["batched", "batched waits"]))
+            self.names_sent += self.batch_names * choose((1, 4))
+        if choose((False, False, False, True)):
+            computations["alone"] = declared("alone", calls.apply, holds="computation")
+            self.names_sent += ["alone"] * choose((1, 3))
+        #: Messages that batch computations always fail at, in the storm.
+        self.spoilers: set[int] = set()
         #: How long half a call takes.
-        self.call_seconds = choose(((0.0,), (0.0, 0.01), (0.0, 0.03, 0.5), (0.01, 0.1, 2.0)))
+        self.call_seconds = self.call_random.choice(((0.0,), (0.0, 0.01), (0.0, 0.03, 0.5), (0.01, 0.1, 2.0)))
         computations_and_stages = {**computations, **flow()}
         #: Each process has its own, because each knows the topology by itself.
         self.install = lambda: Installation(_app, self.settings, computations_and_stages, by_default=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from celery_partitions.model import in_flight as in_flight_model
 from celery_partitions.model.effects import Delivery, Emission, Hop, Timer
 from celery_partitions.model.mailboxes import Mailboxes
 from celery_partitions.model.outcome import Outcome
@@ -20,7 +21,7 @@ from celery_partitions.store import commands
 from celery_partitions.store.commands import commands_of_outputs
 from celery_partitions.store.leases import Share
 from celery_partitions.store.names import Names
-from celery_partitions.worker import planned_commit
+from celery_partitions.worker import in_flight, in_flight_commit, planned_commit
 from celery_partitions.worker.holdings import Holdings
 from celery_partitions.worker.loop_commits import LoopCommits
 from celery_partitions.worker.owned import OwnedPartition
@@ -126,6 +127,64 @@ def test_a_hot_key_whose_messages_change_places_is_caught(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Mailboxes, "mail", mail)
     assert is_caught(focus="send_burst", first=HOT_SEEDS[0])
+
+
+def test_gathers_whose_records_are_not_written_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The messages of a batch computation are in a mailbox, and nobody knows."""
+    sound = planned_commit._waiting_after
+
+    def forget(*about: Any) -> Any:
+        return {key: record for key, record in sound(*about).items() if record.reason != "gather"}
+
+    monkeypatch.setattr(planned_commit, "_waiting_after", forget)
+    assert is_caught()
+
+
+def test_batches_whose_messages_change_places_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = Mailboxes.wait_for_turn
+
+    def backwards(boxes: Mailboxes, works: Any, *about: Any) -> bool:
+        done = sound(boxes, works, *about)
+        if place := next((place for place in boxes.out.waiting if len(boxes.out.mailed.get(place, ())) > 1), None):
+            boxes.out.mailed[place].reverse()
+        return done
+
+    monkeypatch.setattr(Mailboxes, "wait_for_turn", backwards)
+    assert is_caught()
+
+
+@pytest.mark.parametrize("where", ["in the loop", "in calls"])
+def test_what_a_failed_batch_left_in_the_state_is_caught(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """A batch whose third message fails has applied two."""
+    sound = Replay.run
+
+    def keep(replay: Replay, item: Any) -> Any:
+        computation = item.computation
+        if computation.flush is not None and (computation.executor == "loop") is (where == "in the loop"):
+            return None
+        return (yield from sound(replay, item))
+
+    monkeypatch.setattr(Replay, "run", keep)
+    assert is_caught()
+
+
+def test_a_message_that_does_not_reach_its_own_line_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failed call of a computation with `holds="computation"` moves its message to another mailbox."""
+    sound = in_flight_commit._Plan.add
+
+    def forget(plan: Any, run: Any) -> Any:
+        for one in run.outcomes:
+            one.mailed.clear()
+        return sound(plan, run)
+
+    monkeypatch.setattr(in_flight_commit._Plan, "add", forget)
+    assert is_caught()
+
+
+def test_calls_that_overtake_their_own_line_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (in_flight_model, in_flight):
+        monkeypatch.setattr(module, "is_behind_line", lambda *about: False)
+    assert is_caught()
 
 
 @pytest.mark.parametrize("name", [name for name in BREAKS_OF_CALLS if "state check" not in name])  # real workers show that in two seconds

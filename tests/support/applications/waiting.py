@@ -114,6 +114,28 @@ def threaded_visit(message: Visit, state: Sequence, context: Context) -> None:
         say("end", message)
 
 
+#: While this Redis key is set, messages with the trick "broken" fail.
+BROKEN = "broken"
+
+
+def break_down(visit: Visit) -> None:
+    if visit.trick == "broken" and _recorder().exists(BROKEN):
+        raise ValueError(f"{visit.key} {visit.number} is broken")
+
+
+@state_computation(name="own visit", state=Sequence, key=visited, holds="computation", on_error="park")
+async def own_visit(message: Visit, state: Sequence, context: Context) -> None:
+    """A message that fails holds up no other computation of its key."""
+    await visit.__wrapped__(message, state, context)
+    break_down(message)
+
+
+@state_computation(name="own threaded visit", state=Sequence, key=visited, executor="threads", holds="computation", on_error="park")
+def own_threaded_visit(message: Visit, state: Sequence, context: Context) -> None:
+    threaded_visit.__wrapped__(message, state, context)
+    break_down(message)
+
+
 @state_computation(name="plain visit", state=Sequence, key=visited)
 def plain_visit(message: Visit, state: Sequence) -> None:
     say("begin", message)
