@@ -127,6 +127,10 @@ class CallTurns:
     def wound_down(self, leases: Mapping[str, int]) -> dict[str, int]:
         """Of partitions to release, those whose calls have ended, or had `PARTITIONS_STOP_SECONDS` for it. The others start no calls."""
         gone = {}
+        for kept in self.loop.owned_partitions.values():
+            if kept.partition not in leases and kept.calls is not None and kept.calls.leaving_since is not None:
+                kept.calls.leaving_since = None  # the worker that was to get it is gone
+                self.in_flight.let_go_on(kept.calls)
         for partition, token in leases.items():
             owned = self.loop.owned_partitions.get(partition)
             if owned is None or owned.lease.token != token or self.is_wound_down(owned):

@@ -139,6 +139,12 @@ class InFlight:
         for run in calls.runs.values():
             run.stopping = True
 
+    @staticmethod
+    def let_go_on(calls: PartitionCalls) -> None:
+        """Undo `stop` for runs that have not stopped yet."""
+        for run in calls.runs.values():
+            run.stopping = False
+
     def collect(self, owned: OwnedPartition) -> None:
         """Take the results from the call thread."""
         calls = self.of(owned)

@@ -252,6 +252,21 @@ def test_a_worker_that_learns_that_its_lease_is_lost_withdraws_its_suspicion(liv
     assert live.client.hgetall(live.names.isolation("0")) == {}
 
 
+def test_a_partition_that_is_kept_after_all_goes_on(live: LiveGroup, loop: LoopByHand) -> None:
+    """The worker that was to get it has gone, while this one waited for its calls."""
+    live.send(visit, [Visit("k", 1, 0.5), Visit("k", 2), Visit("k", 3)])
+    loop.look_again()
+    loop.live_until(lambda: live.status()["partition.0"].running == 1)
+    share = loop.holdings.share
+    loop.follow(replace(share, give_up=("0",)))
+    loop.holdings.take_up_share()
+    assert loop.owned.calls is not None and not loop.owned.calls.may_start
+    loop.follow(replace(share, give_up=()))
+    loop.holdings.take_up_share()
+    until_drained(live, loop)
+    assert begun(recorded(live.client)) == {"k": [1, 2, 3]}
+
+
 def test_a_lost_lease_cancels_the_calls_and_loses_nothing(live: LiveGroup) -> None:
     messages = [Visit(f"k{number}", number, 0.4) for number in range(5)]
     with loop_by_hand(live) as first:
