@@ -150,7 +150,7 @@ def test_batches_whose_messages_change_places_are_caught(monkeypatch: pytest.Mon
         return done
 
     monkeypatch.setattr(Mailboxes, "wait_for_turn", backwards)
-    assert is_caught()
+    assert is_caught(first=60)
 
 
 def test_a_message_that_does_not_reach_its_own_line_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,13 +163,13 @@ def test_a_message_that_does_not_reach_its_own_line_is_caught(monkeypatch: pytes
         return sound(plan, run)
 
     monkeypatch.setattr(in_flight_commit._Plan, "add", forget)
-    assert is_caught()
+    assert is_caught(first=60)
 
 
 def test_calls_that_overtake_their_own_line_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (in_flight_model, in_flight):
         monkeypatch.setattr(module, "is_behind_line", lambda *about: False)
-    assert is_caught()
+    assert is_caught(first=60)
 
 
 @pytest.mark.parametrize("name", [name for name in BREAKS_OF_CALLS if "state check" not in name])  # real workers show that in two seconds
