@@ -49,7 +49,7 @@ TRIES = 20
 #: How long the workers may take to send on what commits have for other servers, and how often to look.
 OUTBOX_SECONDS, LOOK_SECONDS = 60.0, 0.2
 #: Fields of meta that belong to the running partition and are not exported.
-_NOT_EXPORTED = ("edit_version", "to_isolate", "token", "holder", "since", "takeovers", "beside_until")
+_NOT_EXPORTED = ("edit_version", "to_isolate", "token", "holder", "since", "takeovers")
 AGES: tuple[Literal["young", "old"], ...] = ("young", "old")
 
 

@@ -25,6 +25,8 @@ Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
 #: A larger commit is not sent. Redis closes the connection for a command of 1 GB (`client-query-buffer-limit`), for one word of
 #: 512 MB, and for 1,048,576 words.
 MAX_COMMIT_BYTES = 256_000_000
+#: Due delayed messages in one commit: a script blocks the whole server.
+MAX_DUE = 1000
 MAX_COMMIT_WORDS = 1_000_000
 #: No server refuses a smaller commit, because its limits can't be set lower.
 ALWAYS_TAKEN_BYTES = 1_000_000
@@ -93,6 +95,8 @@ class CommitStore:
     ) -> None:
         self.client, self.names, self.max_bytes = client, names, max_bytes
         self.batch_messages, self.batch_bytes = batch_messages, batch_bytes
+        #: How many due timers and delayed messages the next commit or peek may move into the queue.
+        self.max_due = MAX_DUE
         #: Waits until a commit is on replicas. None: commits do not wait.
         self.replicas = replicas
 
@@ -234,6 +238,7 @@ class CommitStore:
             digest_of(commit.youngest),
             commit.ask,
             self.batch_bytes,
+            self.max_due,
         ]
         declare(commit.commands, keys, words)
         if self.names.is_spread:

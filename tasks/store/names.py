@@ -25,8 +25,6 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
                                            version:<computation>: the highest version of its states written here, if above 1;
                                            or `renamed to <computation>`
                                            timeline_bytes: how long all timelines are together
-                                           beside_until: until when delayed messages are released in small groups, because other messages
-                                           came too (ms)
                                            takeovers: when it was last taken from a worker that had died (ms, space-separated, bounded)
                                            counters: processed, failed, emitted, …
 {partition.3}:state:<computation>   hash   key → record (store/record.py) around the pickled state

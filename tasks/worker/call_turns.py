@@ -114,7 +114,7 @@ class CallTurns:
         owned.on(Event.SENT)
         began = loop.clock.monotonic()
         try:
-            sent = loop.commits.begin(planned.planned.commit)
+            sent = loop.commits.begin(owned, planned.planned.commit)
         except (redis.ResponseError, redis.DataError, CommitTooLarge) as error:
             if self.in_flight.narrow(owned, planned, error):
                 return True

@@ -23,6 +23,7 @@ from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.batch_reader import BatchReader
 from celery_partitions.worker.call_turns import CallTurns
 from celery_partitions.worker.courier import Courier
+from celery_partitions.worker.due_turns import FEW_DUE, DueTurns
 from celery_partitions.worker.foreign_consumers import ForeignConsumers
 from celery_partitions.worker.holdings import Holdings
 from celery_partitions.worker.isolation import LeaseLost, alone
@@ -62,7 +63,7 @@ class PartitionLoop(threading.Thread):
         self.owned_partitions: dict[str, OwnedPartition] = {}
         self.wake_keeper: Callable[[], None] = lambda: None
         self.is_finishing = self.is_dropping = False
-        self._turns = Turns()
+        self._turns, self.due_turns = Turns(), DueTurns(self.clock.monotonic)
         self.resizing = Resizing(self)
         self._next_poll = 0.0  # by the monotonic clock
         self.foreign_consumers = ForeignConsumers(self.names, self.clock.monotonic, self.observer.removed)
@@ -143,6 +144,7 @@ class PartitionLoop(threading.Thread):
             batch = one_if_one(alone(self.client, self.names, owned, batch, self.settings))
             self.runner.begin()
             items = self.reader.states(owned, self.reader.items(owned, batch))
+            self.due_turns.saw(items)
             retries, division = list[Retry](), None
             if batch.parts:
                 retries = step_each(owned, batch, items, self.step, self.clock.monotonic, self.settings.batch_seconds)
@@ -176,7 +178,9 @@ class PartitionLoop(threading.Thread):
         except Exception as error:
             self.faults.of_batch(owned, batch, outcome, error)
         finally:
-            seconds = self._turns.charge(owned, self.clock.monotonic() - began)
+            took = self.clock.monotonic() - began
+            self.due_turns.took(took)
+            seconds = self._turns.charge(owned, took)
             owned.charge_turn(seconds, batch, at_most=self.settings.batch_seconds)
 
     def go_behind(self, owned: OwnedPartition) -> None:
@@ -214,7 +218,7 @@ class PartitionLoop(threading.Thread):
             return retries
         if owned.calls is not None and owned.calls.open is not None:
             return None
-        if delayed_is_due and (not self.peek(owned) or owned.state is not State.KNOWN or self.resizing.must_attend(owned)):
+        if delayed_is_due and (self.due_turns.must_wait(owned) or not self.peek(owned) or owned.state is not State.KNOWN or self.resizing.must_attend(owned)):
             return None
         if owned.calls is not None and self.calls is not None:
             return self.calls.in_flight.next_batch(owned)
@@ -222,6 +226,7 @@ class PartitionLoop(threading.Thread):
 
     def peek(self, owned: OwnedPartition) -> bool:
         """Read the head of the queue. Memory is discarded unless the partition is as this worker's last commit left it."""
+        self.store.max_due = self.due_turns.limit(owned) or FEW_DUE  # else it might peek again and again
         reply = self.store.peek(owned.lease)
         if reply.status == "ok" and not owned.is_where_it_was(reply):
             owned.forget_all()

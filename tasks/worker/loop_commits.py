@@ -59,14 +59,15 @@ class LoopCommits:
             self.settle()
             owned.on(Event.SENT)
             began = loop.clock.monotonic()
-            self.pending = PendingCommit(owned, batch, outcome, planned, self.begin(planned.commit), began)
+            self.pending = PendingCommit(owned, batch, outcome, planned, self.begin(owned, planned.commit), began)
 
-    def begin(self, commit: Commit) -> SentCommit | None:
+    def begin(self, owned: OwnedPartition, commit: Commit) -> SentCommit | None:
         """Send a commit. None: sending failed, and it must be sent again."""
         loop = self.loop
         if loop.is_dropping:
             raise Dropped
         try:
+            loop.store.max_due = loop.due_turns.limit(owned)
             return loop.store.begin(commit)
         except SERVER_ERRORS as error:
             if loop.names.is_spread:
@@ -147,6 +148,7 @@ class LoopCommits:
         match reply.status:
             case "ok" | "already":
                 owned.take_reply(reply)
+                loop.due_turns.answered(owned)
                 return True
             case "fenced":
                 loop.holdings.lose(owned)

@@ -340,7 +340,12 @@ class OwnedPartition:
             return False
         if (self.messages and may_take) or (may_retry and (self.due_key() is not None or self.must_read_due())):
             return True
-        return may_take and self.next_due is not None and self.next_due <= self.server_now()
+        return may_take and self.has_due
+
+    @property
+    def has_due(self) -> bool:
+        """Whether a timer or a delayed message is due that has not joined the queue."""
+        return self.next_due is not None and self.next_due <= self.server_now()
 
     def forget_all(self) -> None:
         """Discard what is in memory and reload it from Redis, for example after a refused commit."""

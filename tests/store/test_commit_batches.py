@@ -111,17 +111,16 @@ def test_due_messages_beyond_the_limit_of_one_call_come_with_the_next_one(
     assert first.messages + second.messages == [b"%04d" % number for number in range(1500)]
 
 
-def test_few_due_messages_at_once_join_a_queue_to_which_others_come(client: redis.Redis, names: Names, lease: Lease) -> None:
-    """The others would wait behind all of them."""
+def test_no_more_due_messages_join_the_queue_than_the_worker_allows(client: redis.Redis, names: Names, lease: Lease) -> None:
     store = sized(client, names)
     fill(store, QUEUE, [b"m0", b"m1"])
-    client.zadd(DELAYED, {b"1.%04d:%04d" % (number, number): 1000 + number for number in range(1500)})
+    client.zadd(DELAYED, {b"1.%04d:%04d" % (number, number): 1000 + number for number in range(300)})
+    store.max_due = 100
     first = store.send(commit_of(lease, [b"m0"], ask=2000))
     assert first.messages == [b"m1", *(b"%04d" % number for number in range(100))]
+    store.max_due = 0
     second = store.send(commit_of(lease, first.messages, commit_number=1, ask=2000))
-    assert len(second.messages) == 100, "others may come again"
-    client.hset(names.meta("2"), "beside_until", 1)
-    assert len(store.send(commit_of(lease, second.messages, commit_number=2, ask=2000)).messages) == 1000
+    assert second.messages == [] and second.next_due is not None and second.next_due <= second.now
 
 
 def test_messages_with_a_priority_join_the_queue_in_order_the_most_urgent_list_first(

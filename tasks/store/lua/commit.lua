@@ -7,7 +7,8 @@
 --       3 edit_version of the partition, as the worker knows it; "": not checked
 --       4 taken: number of messages to remove from the source  5 SHA-1 of the oldest of them  6 SHA-1 of the youngest
 --       7 max_messages and 8 max_bytes: the limits of the next batch (at least one message; 0 messages: none)
---       9… commands, each: its number of words, then the words: Redis command, the number of its key in KEYS, arguments. Or a command of
+--       9 max_due: how many due delayed messages may join the queue
+--       10… commands, each: its number of words, then the words: Redis command, the number of its key in KEYS, arguments. Or a command of
 --       this script, with its key by number too:
 --         REPLY key value seconds     set a Celery result (expires after seconds; 0: never) and publish it, unless a success is stored
 --         SHORTEN key count oldest youngest
@@ -38,6 +39,7 @@ local queue, source = KEYS[1], KEYS[4]
 local token, commit_number, edit_version = ARGV[1], ARGV[2], ARGV[3]
 local taken = tonumber(ARGV[4])
 local max_messages, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
+local max_due, first_command = tonumber(ARGV[9]), 10
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -62,7 +64,7 @@ if commit_number ~= '' and at ~= commit_number then
   end
 end
 
-local writes = #ARGV >= 9 or taken > 0
+local writes = #ARGV >= first_command or taken > 0
 if status == 'ok' and writes then
   if edit_version ~= '' and edits ~= edit_version then
     return { 'stale', at, edits, now, -1, 0, 0 }
@@ -78,7 +80,7 @@ if status == 'ok' and writes then
     HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', RPUSH = 'list', ZADD = 'zset', ZREM = 'zset', SADD = 'set', XADD = 'stream',
     SHORTEN = 'list'
   }
-  local key_words, i, becomes = { RENAME = 2, TIMELINE = 2 }, 9, {}
+  local key_words, i, becomes = { RENAME = 2, TIMELINE = 2 }, first_command, {}
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     for at = i + 2, i + 1 + (key_words[ARGV[i + 1]] or 1) do ARGV[at] = KEYS[tonumber(ARGV[at])] end
@@ -114,7 +116,7 @@ if status == 'ok' and writes then
     redis.call('LTRIM', source, 0, -taken - 1)
   end
   local removed = source == queue and taken or 0
-  i = 9
+  i = first_command
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     local command = ARGV[i + 1]
@@ -153,10 +155,7 @@ local next_due = -1
 local first = redis.pcall('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if first[1] then
   if tonumber(first[2]) <= now then
-    -- If other messages come meanwhile, only a few at once, because those wait behind them.
-    local others = redis.call('LLEN', queue) > 0
-    local limit = (others or tonumber(redis.call('HGET', KEYS[2], 'beside_until') or '0') > now) and 100 or 1000
-    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, limit)) do
+    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, max_due)) do
       local raw
       if string.byte(entry) == 64 then  -- "@"
         raw = firing(entry, redis.call('ZSCORE', KEYS[3], entry))
@@ -167,7 +166,6 @@ if first[1] then
       redis.call('ZREM', KEYS[3], entry)
       redis.call('LPUSH', queue, raw)
     end
-    if others then redis.call('HSET', KEYS[2], 'beside_until', now + 1000) end
     first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
   end
   if first[1] then next_due = tonumber(first[2]) end
