@@ -49,11 +49,11 @@ class Replicas:
     def of(cls, settings: Settings) -> Replicas | None:
         """None: nothing waits."""
         wanted = settings.wait_replicas
-        return (
-            None
-            if wanted == 0 or (wanted is None and not settings.partitions_url)
-            else cls(wanted, settings.wait_milliseconds)
-        )
+        if wanted == 0 or (wanted is None and not settings.partitions_url):
+            return None
+        # What nobody has set must not be longer than the server has for an answer.
+        limit = settings.wait_milliseconds if wanted else min(settings.wait_milliseconds, int(settings.redis_timeout_seconds * 500))
+        return cls(wanted, limit)
 
     def needed(self, client: redis.Redis, server: redis.Redis) -> int:
         """How many replicas of a server what is sent to others waits for."""

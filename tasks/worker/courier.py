@@ -99,7 +99,7 @@ class Courier:
             return True
         server = server_of(self.client, outbox.key)
         if not self.replicas.may_look(server):
-            return False
+            return self.replicas.gave_up(server)
         # Read again: the server may have lost what this worker knows, or another one has taken its place.
         outbox.load(self.client, self.replicas)
         return outbox.lasts or self.replicas.gave_up(server)

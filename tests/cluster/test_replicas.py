@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from celery_partitions.store.replicas import Replicas
 from celery_partitions.store.servers import Servers
 from tests.faults import engines
 from tests.fundamentals.application import Sale, Step, record, sell
@@ -134,10 +133,3 @@ def test_a_target_that_lost_entries_gets_them_again(cluster: RedisCluster, make_
     live.send(sell, [Sale(source, 2, fails=False, forward_to=target)])
     wait_until(lambda: live.numbers_of(sell, target) == [0, 1, 2], PATIENCE_SECONDS)
     assert worker.running
-
-
-def test_waiting_is_by_default_only_for_clusters(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live()
-    assert Replicas.of(live.settings) is not None
-    with RedisServer() as server, LiveGroup(server.url(), live._directory) as plain:
-        assert Replicas.of(plain.settings) is None

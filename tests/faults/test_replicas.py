@@ -11,9 +11,9 @@ import pytest
 from celery_partitions.store.commits import Commit, CommitStore
 from celery_partitions.store.leases import Lease, balance
 from celery_partitions.store.names import Names
-from celery_partitions.store.replicas import Replicas
+from celery_partitions.store.replicas import HOLD_SECONDS, Replicas
 from celery_partitions_config.resolution import from_environment
-from celery_partitions_config.settings import SettingsError
+from celery_partitions_config.settings import Settings, SettingsError
 from tests.faults.traffic import Traffic
 from tests.fundamentals.live import LiveGroup
 from tests.support.server import RedisServer
@@ -109,3 +109,27 @@ def test_waiting_longer_than_the_redis_timeout_is_refused() -> None:
         from_environment({"PARTITIONS_WAIT_REPLICAS": "1", "PARTITIONS_WAIT_MILLISECONDS": "2000", "PARTITIONS_REDIS_TIMEOUT_SECONDS": "2"})
 
 
+def test_on_a_cluster_the_wait_fits_the_time_for_an_answer() -> None:
+    servers = {"PARTITIONS_URL": "redis+cluster://127.0.0.1:1"}
+    replicas = Replicas.of(Settings.from_environment({**servers, "PARTITIONS_REDIS_TIMEOUT_SECONDS": "1"}))
+    assert replicas is not None and (replicas.wanted, replicas.milliseconds) == (None, 500)
+    assert Replicas.of(Settings.from_environment({**servers, "PARTITIONS_WAIT_REPLICAS": "0"})) is None
+    assert Replicas.of(Settings.from_environment({})) is None
+
+
+def test_what_is_held_back_goes_on_after_a_while(pair: tuple[RedisServer, RedisServer]) -> None:
+    master, replica = pair
+    now = 0.0
+    with master.client() as client:
+        replicas = Replicas(1, 50, lambda: now)
+        assert replicas.read(client, NAMES, "0", [("GET", "x")]) == ([None], True)
+        replica.pause()
+        assert replicas.read(client, NAMES, "0", [("GET", "x")]) == ([None], False)
+        assert not replicas.may_look(client)
+        assert not replicas.gave_up(client)
+        now = HOLD_SECONDS + 1
+        assert replicas.may_look(client)
+        assert replicas.gave_up(client)
+        replica.resume()
+        wait_until(lambda: replicas.read(client, NAMES, "0", [])[1])
+        assert not replicas.gave_up(client)
