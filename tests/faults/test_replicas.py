@@ -13,7 +13,7 @@ from celery_partitions.store.leases import Lease, balance
 from celery_partitions.store.names import Names
 from celery_partitions.store.replicas import HOLD_SECONDS, Replicas
 from celery_partitions_config.resolution import from_environment
-from celery_partitions_config.settings import Settings, SettingsError
+from celery_partitions_config.settings import SettingsError
 from tests.faults.traffic import Traffic
 from tests.fundamentals.live import LiveGroup
 from tests.support.server import RedisServer
@@ -111,10 +111,10 @@ def test_waiting_longer_than_the_redis_timeout_is_refused() -> None:
 
 def test_on_a_cluster_the_wait_fits_the_time_for_an_answer() -> None:
     servers = {"PARTITIONS_URL": "redis+cluster://127.0.0.1:1"}
-    replicas = Replicas.of(Settings.from_environment({**servers, "PARTITIONS_REDIS_TIMEOUT_SECONDS": "1"}))
+    replicas = Replicas.of(from_environment({**servers, "PARTITIONS_REDIS_TIMEOUT_SECONDS": "1"}))
     assert replicas is not None and (replicas.wanted, replicas.milliseconds) == (None, 500)
-    assert Replicas.of(Settings.from_environment({**servers, "PARTITIONS_WAIT_REPLICAS": "0"})) is None
-    assert Replicas.of(Settings.from_environment({})) is None
+    assert Replicas.of(from_environment({**servers, "PARTITIONS_WAIT_REPLICAS": "0"})) is None
+    assert Replicas.of(from_environment({})) is None
 
 
 def test_what_is_held_back_goes_on_after_a_while(pair: tuple[RedisServer, RedisServer]) -> None:
