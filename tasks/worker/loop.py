@@ -44,6 +44,8 @@ logger = logging.getLogger("celery.worker.partitions")
 POLL_SECONDS = 0.005
 #: What a busy loop needs at once: a commit in flight, another command, and the read that waits for messages.
 CONNECTIONS = 3
+#: A turn is charged at most so much for what it waits for the only server: longer than the slowest script, and than large states take.
+MAX_CHARGED_WAIT_SECONDS = 1.0
 
 
 class PartitionLoop(threading.Thread):
@@ -64,6 +66,8 @@ class PartitionLoop(threading.Thread):
         self.wake_keeper: Callable[[], None] = lambda: None
         self.is_finishing = self.is_dropping = False
         self._turns, self.due_turns = Turns(), DueTurns(self.clock.monotonic)
+        #: How long the calls of the current turn took.
+        self._computed_seconds = 0.0
         self.resizing = Resizing(self)
         self._next_poll = 0.0  # by the monotonic clock
         self.foreign_consumers = ForeignConsumers(self.names, self.clock.monotonic, self.observer.removed)
@@ -125,9 +129,9 @@ class PartitionLoop(threading.Thread):
 
     def work(self, owned: OwnedPartition) -> None:
         """Process one batch of one partition, from its queue or a parked key's mailbox, up to sending its commit."""
-        began = self.clock.monotonic()
+        began, self._computed_seconds = self.clock.monotonic(), 0.0
         if self.attend(owned):
-            self._turns.charge(owned, self.clock.monotonic() - began)
+            self._charge(owned, began)
             return
         batch = outcome = None
         try:
@@ -178,10 +182,15 @@ class PartitionLoop(threading.Thread):
         except Exception as error:
             self.faults.of_batch(owned, batch, outcome, error)
         finally:
-            took = self.clock.monotonic() - began
-            self.due_turns.took(took)
-            seconds = self._turns.charge(owned, took)
-            owned.charge_turn(seconds, batch, at_most=self.settings.batch_seconds)
+            self.due_turns.took(self.clock.monotonic() - began)
+            owned.charge_turn(self._charge(owned, began), batch, at_most=self.settings.batch_seconds)
+
+    def _charge(self, owned: OwnedPartition, began: float) -> float:
+        """Charge a partition for its turn. Its calls count in full, and an outage hardly: the others would be served for as long before it."""
+        waited = self.clock.monotonic() - began - self._computed_seconds
+        if not self.names.is_spread:  # else it keeps partitions on other servers waiting
+            waited = min(waited, MAX_CHARGED_WAIT_SECONDS)
+        return self._turns.charge(owned, self._computed_seconds + waited)
 
     def go_behind(self, owned: OwnedPartition) -> None:
         """A partition has nothing to do but to wait for others: those that are ready have their turn first."""
@@ -235,14 +244,22 @@ class PartitionLoop(threading.Thread):
         return self.commits.judge(owned, reply)
 
     def step(self, owned: OwnedPartition, batch: Batch, items: list[Item]) -> Outcome:
-        outcome = self.runner.step(owned, batch, items)
+        began = self.clock.monotonic()
+        try:
+            outcome = self.runner.step(owned, batch, items)
+        finally:
+            self._computed_seconds += self.clock.monotonic() - began
         if batch.ready and outcome.began:
             owned.turn_messages = turn_messages(len(outcome.done), outcome.ended - outcome.began[0], self.settings.batch_messages)
         return outcome
 
     def run_celery_task(self, owned: OwnedPartition, items: list[Item]) -> Outcome:
         """Run a plain Celery task, or follow-ups, in their place in the order. At least once."""
-        return self.parts.tasks.run(owned, items)
+        began = self.clock.monotonic()
+        try:
+            return self.parts.tasks.run(owned, items)
+        finally:
+            self._computed_seconds += self.clock.monotonic() - began
 
     # Between batches.
 

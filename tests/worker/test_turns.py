@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from celery_partitions.store.leases import Lease
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.turns import Turns
+from tests.fundamentals.application import record
+from tests.fundamentals.live import LiveGroup
+from tests.support.applications.sequences import Step
+from tests.worker.by_hand import loop_by_hand
 
 
 def made(*names: str) -> dict[str, OwnedPartition]:
@@ -22,6 +27,20 @@ def take(turns: Turns, ready: Mapping[str, OwnedPartition], seconds: Mapping[str
         turns.charge(owned, seconds.get(owned.partition, 0.0))
         had.append(owned.partition)
     return had
+
+
+def test_a_server_that_stood_still_costs_its_partition_no_turns(make_live: Callable[..., LiveGroup]) -> None:
+    """Else the others, if they are busy, would be served for as long, each of them, before it."""
+    live = make_live(PARTITIONS=2)
+    live.send(record, [Step(f"key-{number}", 1) for number in range(20)])
+    with loop_by_hand(live) as loop:
+        owned = loop.owned_partitions["0"]
+        began = time.monotonic()
+        live.client.client_pause(2500)
+        loop.work(owned)
+        loop.commits.settle()
+        assert time.monotonic() - began > 2
+        assert owned.used_seconds < 1.5
 
 
 def test_no_partition_is_ready() -> None:
