@@ -59,7 +59,10 @@ class Replicas:
         """How many replicas of a server what is sent to others waits for."""
         if self.wanted is not None:
             return self.wanted
-        return int(isinstance(client, Servers) and client.has_replicas(server))
+        if not isinstance(client, Servers):
+            return 0
+        client.look_again_sometimes()  # replicas come and go, and a busy worker has no other reason to look
+        return int(client.has_replicas(server))
 
     def for_commit(self, client: redis.Redis, server: redis.Redis, *, sends: bool) -> int:
         """How many replicas a commit waits for. `sends`: it has something for another server."""

@@ -28,7 +28,13 @@ BROKEN = pytest.mark.xfail(raises=AssertionError, strict=True)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisCluster]:
     with RedisCluster(replicas=1, **{"cluster-node-timeout": NODE_TIMEOUT}) as cluster:
+        wait_until(lambda: all(names_replicas(cluster, server) for server in cluster.primaries), PATIENCE_SECONDS, message="the cluster does not name its replicas")
         yield cluster
+
+
+def names_replicas(cluster: RedisCluster, server: RedisServer) -> bool:
+    """Whether a server's map names each primary's replica. It does when it has heard of what the replica has."""
+    return all(len(row) > 3 for row in cluster.ask(server, "CLUSTER", "SLOTS"))
 
 
 @pytest.fixture
