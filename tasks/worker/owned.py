@@ -91,7 +91,7 @@ class OwnedPartition:
     topology: Topology | None = None
     #: When the partition must be attended to for a resize, by the loop's clock, although it has no message.
     attend_at: float = math.inf
-    #: When to look for messages to admit. It counts only while none is known.
+    #: When to look for messages to admit.
     admit_at: float = math.inf
     #: During a resize: its keys on their way; that it waited for keys of others; the messages that wait for older ones, and how often to look.
     move: Move | None = None
@@ -319,7 +319,7 @@ class OwnedPartition:
     @property
     def next_attention(self) -> float:
         """When a resize asks something of the partition, by the loop's clock."""
-        return self.attend_at if self.messages else min(self.attend_at, self.admit_at)
+        return min(self.attend_at, self.admit_at)
 
     def is_ready(self) -> bool:
         """Whether there is work for this partition now."""

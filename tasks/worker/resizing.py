@@ -221,7 +221,11 @@ class Resizing:
     def _admit(self, owned: OwnedPartition) -> bool:
         """Admit messages if it is time. True: there is nothing else to do."""
         now = self.loop.clock.monotonic()
-        if owned.messages or (owned.admit_at > now and not owned.must_peek):
+        if owned.messages:
+            if owned.admit_at <= now:  # they may have to wait, for a pause or for room; a time in the past would keep the loop awake
+                owned.admit_at = now + LOOK_SECONDS
+            return False
+        if owned.admit_at > now and not owned.must_peek:
             return False
         cohort: Cohort | None = owned.cohort
         count = cohort.count if cohort is not None and cohort.may_pass else 0
