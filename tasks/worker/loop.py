@@ -200,6 +200,8 @@ class PartitionLoop(threading.Thread):
         """Do what a resize asks of the partition. True: its turn is over."""
         try:
             return self.resizing.attend(owned)
+        except Dropped:
+            raise
         except LeaseLost:
             self.holdings.lose(owned)
         except SERVER_ERRORS:
