@@ -55,7 +55,7 @@ def test_broken_scripts_are_caught(name: str) -> None:
 
 def test_keys_that_are_used_before_they_came_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resizing, "read_place", lambda *arguments: replace(read_place(*arguments), is_complete=True))
-    assert is_caught(first=143)
+    assert is_caught()
 
 
 def test_a_former_home_that_goes_on_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
