@@ -21,6 +21,7 @@ from celery_partitions.worker import (
     in_flight,
     in_flight_commit,
     key_runs,
+    mailbox_calls,
     partition_calls,
     reloaded_calls,
 )
@@ -30,7 +31,7 @@ from tests.simulation.clock import Event
 from tests.simulation.world import Process, World, world
 
 #: The engine's modules that measure how long calls take. They are for one process, and read its clock.
-TIMED = (call_room, call_times, call_turns, in_flight, in_flight_commit, key_runs, partition_calls, reloaded_calls)
+TIMED = (call_room, call_times, call_turns, in_flight, in_flight_commit, key_runs, mailbox_calls, partition_calls, reloaded_calls)
 
 #: Called with "begin" or "end" and a number, in a call. Returns how long the call takes. The running schedule sets it.
 during_call: list[Callable[[str, int], float]] = [lambda what, number: 0.0]
