@@ -158,7 +158,7 @@ def test_follow_ups_are_not_pushed_onto_other_keys_of_the_group(make_client: Mak
 def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_url: str, name: str) -> None:
     here = make_client(PARTITIONS=2, PARTITIONS_BATCH_MESSAGES=2)
     checks = {
-        "starts a chord with each part": lambda: test_canvas.test_a_chord_of_both_starts_a_computation(here, "k"),
+        "starts a chord with each part": lambda: check_one_body(here),
         "notifies no caller": lambda: check_notified(here, 3.0),
         "overwrites a success": lambda: test_replies.test_a_stored_success_is_not_overwritten(here, "k"),
         "stores the value as it is later": lambda: test_replies.test_a_later_change_of_the_returned_value_is_not_stored(here, "k"),
@@ -172,6 +172,15 @@ def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_
     worker.wait_ready()  # these checks have short timeouts: without a running worker they would prove nothing
     with pytest.raises((AssertionError, TimeoutError)):
         checks[name]()
+
+
+def check_one_body(here: Client) -> None:
+    """Several chords: one of ten starts once even with the broken engine."""
+    for number in range(1, 9):
+        header = [add.s(test_canvas.message(f"{number}-{n}", n)) if n % 2 else here.sig("double", test_canvas.message("k", n)) for n in range(6)]
+        chord(header, gather.s()).apply_async().get(timeout=PATIENCE)
+        here.live.wait_drained()
+        assert len(here.ran("gather")) == number
 
 
 def test_a_chord_whose_body_is_copied_into_too_many_parts(make_client: MakeClient) -> None:
