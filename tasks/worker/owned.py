@@ -323,9 +323,7 @@ class OwnedPartition:
 
     def is_ready(self) -> bool:
         """Whether there is work for this partition now."""
-        if self.rest_until > self.clock():
-            return False
-        if self.state in (State.COMMITTING, State.CLOSED):
+        if self.rest_until > self.clock() or self.state in (State.COMMITTING, State.CLOSED):
             return False
         if self.next_attention <= self.clock():
             return True
@@ -378,9 +376,7 @@ class OwnedPartition:
         # After a batch that ended early (slow computations, a plain task) fewer.
         return limit if taken >= len(batch.messages) else max(MIN_ASKED, min(limit, taken * 2))
 
-    def follow(
-        self, outcome: Outcome, parked: dict[str, ParkedKey], ended: Iterable[str], taken_of: Mapping[str, int]
-    ) -> None:
+    def follow(self, outcome: Outcome, parked: dict[str, ParkedKey], ended: Iterable[str], taken_of: Mapping[str, int]) -> None:
         """Update memory with what a commit wrote to Redis. `taken_of`: how many messages it took from each mailbox."""
         self.fault = ""
         self.trying = []
@@ -392,13 +388,10 @@ class OwnedPartition:
             self.mailbox_lengths[key] = self.mailbox_lengths.get(key, 0) - count
         self.parked.update(parked)
         for key in ended:
-            self.parked.pop(key, None)
-            self.lines.discard(key)
-            self.own_lines.discard(key)
-            self.alone.discard(key)
-            self.lacks.pop(key, None)
-            self.in_turn.discard(key)
-            self.mailbox_lengths.pop(key, None)
+            for known in (self.parked, self.lacks, self.mailbox_lengths):
+                known.pop(key, None)
+            for noted in (self.lines, self.own_lines, self.alone, self.in_turn):
+                noted.discard(key)
             if self.calls is not None:
                 self.calls.running.discard(key)
         for key, fact in parked.items():
