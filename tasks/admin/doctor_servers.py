@@ -70,14 +70,18 @@ def partitions_by_server(servers: Servers, names: Names, partitions: int) -> dic
     return found
 
 
+def ask_each(servers: Servers, partitions: list[str], ask: Callable[[Any, str], object]) -> list[tuple[str, Any]]:
+    """Each partition with an answer of its server, or with an error. `ask`: adds one command to a pipeline."""
+    with what_there_is(servers) as pipe:
+        for partition in partitions:
+            ask(pipe, partition)
+        return list(zip(partitions, pipe.execute(raise_on_error=False), strict=True))
+
+
 def outbox_lengths(servers: Servers, names: Names, partitions: int) -> dict[str, int]:
     """Queue → how many commits have something for other servers that is not sent, or was just sent. Without partitions whose server is away."""
-    every = partitions_and_ingress(partitions)
-    with what_there_is(servers) as pipe:
-        for partition in every:
-            pipe.llen(names.outbox(partition))
-        answers = pipe.execute(raise_on_error=False)
-    return {names.queue_name(partition): count for partition, count in zip(every, answers, strict=True) if isinstance(count, int)}
+    answers = ask_each(servers, partitions_and_ingress(partitions), lambda pipe, one: pipe.llen(names.outbox(one)))
+    return {names.queue_name(partition): count for partition, count in answers if isinstance(count, int)}
 
 
 def judge_outboxes(lengths: Mapping[str, int]) -> Check:
@@ -106,12 +110,8 @@ def judge_migration(at_once: bool) -> Check:
 
 def loads(servers: Servers, names: Names, partitions: int) -> dict[str, int]:
     """Partition → how many messages it has processed. Without partitions whose server is away."""
-    every = [str(number) for number in range(partitions)]
-    with what_there_is(servers) as pipe:
-        for partition in every:
-            pipe.hget(names.meta(partition), "processed")
-        answers = pipe.execute(raise_on_error=False)
-    return {partition: int(count or 0) for partition, count in zip(every, answers, strict=True) if not isinstance(count, Exception)}
+    answers = ask_each(servers, [str(number) for number in range(partitions)], lambda pipe, one: pipe.hget(names.meta(one), "processed"))
+    return {partition: int(count or 0) for partition, count in answers if not isinstance(count, Exception)}
 
 
 def judge_spread(by_server: Mapping[str, list[str]], servers: list[str], processed: Mapping[str, int], moves_at_once: bool) -> Check:
@@ -162,12 +162,8 @@ Chain = tuple[str, str]
 
 def applied_tails(servers: Servers, names: Names, partitions: int) -> dict[Chain, str]:
     """(source, target) → the tail of the last entry that the target has applied. Without targets whose server is away."""
-    every = partitions_and_ingress(partitions)
-    with what_there_is(servers) as pipe:
-        for partition in every:
-            pipe.hgetall(names.received(partition))
-        answers = pipe.execute(raise_on_error=False)
-    pairs = [(target, tails) for target, tails in zip(every, answers, strict=True) if isinstance(tails, dict)]
+    answers = ask_each(servers, partitions_and_ingress(partitions), lambda pipe, one: pipe.hgetall(names.received(one)))
+    pairs = [(target, tails) for target, tails in answers if isinstance(tails, dict)]
     return {(source.decode(), target): tail.decode() for target, tails in pairs for source, tail in tails.items()}
 
 
