@@ -21,22 +21,17 @@ from tests.worker.test_calls_in_flight import until_drained
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveGroup]:
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_BACKOFF_SECONDS=0.01)
-    monkeypatch.setenv("REDIS_URL", live.settings.redis_url)
-    waiting._recorder.cache_clear()
     waiting.unblocked.clear()
-    yield live
-    waiting.unblocked.set()
-    waiting._recorder().close()
-    waiting._recorder.cache_clear()
+    with waiting.recording_to(live.settings.redis_url, monkeypatch):
+        yield live
+        waiting.unblocked.set()
 
 
 @pytest.fixture
 def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live) as loop:
-        loop.begin_calls()
+    with loop_by_hand(live, calls=True) as loop:
         yield loop
         waiting.unblocked.set()
-        loop.end_calls()
 
 
 def lose_and_regain(live: LiveGroup, loop: LoopByHand) -> None:

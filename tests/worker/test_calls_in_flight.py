@@ -29,20 +29,15 @@ from tests.worker.by_hand import LoopByHand, loop_by_hand
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveGroup]:
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_BACKOFF_SECONDS=0.01)
-    monkeypatch.setenv("REDIS_URL", live.settings.redis_url)
-    waiting._recorder.cache_clear()
-    yield live
-    waiting._recorder().close()
-    waiting._recorder.cache_clear()
+    with waiting.recording_to(live.settings.redis_url, monkeypatch):
+        yield live
 
 
 @pytest.fixture
 def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live) as loop:
-        loop.begin_calls()
+    with loop_by_hand(live, calls=True) as loop:
         yield loop
         assert loop.calls is not None
-        loop.end_calls()
 
 
 def drained(live: LiveGroup) -> bool:

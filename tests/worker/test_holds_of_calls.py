@@ -34,21 +34,16 @@ def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch, r
     if request.param == "too many to load":
         monkeypatch.setattr(batch_loader, "MAX_LOADED", 0)
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=1000)
-    monkeypatch.setenv("REDIS_URL", live.settings.redis_url)
-    waiting._recorder.cache_clear()
     live.client.set(BROKEN, 1)
     remember_computations(live.client, live.names, [own_visit.name, own_threaded_visit.name])  # as a worker does when it starts
-    yield live
-    waiting._recorder().close()
-    waiting._recorder.cache_clear()
+    with waiting.recording_to(live.settings.redis_url, monkeypatch):
+        yield live
 
 
 @pytest.fixture
 def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live) as loop:
-        loop.begin_calls()
+    with loop_by_hand(live, calls=True) as loop:
         yield loop
-        loop.end_calls()
 
 
 def begin_with_a_failure(live: LiveGroup, loop: LoopByHand, own: Any) -> None:

@@ -9,16 +9,19 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 
 from celery_partitions import Context, app, install, key_extractor, state_computation
 from tests.support.applications.sequences import Sequence
+
+if TYPE_CHECKING:
+    import pytest
 
 __all__ = ["app"]
 
@@ -41,6 +44,16 @@ class Visit:
 @cache
 def _recorder() -> redis.Redis:
     return redis.Redis.from_url(os.environ["REDIS_URL"])
+
+
+@contextmanager
+def recording_to(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Calls in this process record to this server."""
+    monkeypatch.setenv("REDIS_URL", url)
+    _recorder.cache_clear()
+    yield
+    _recorder().close()
+    _recorder.cache_clear()
 
 
 #: What calls in threads with the trick "blocks" wait for, in tests whose loop runs in their own process.
