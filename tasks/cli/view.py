@@ -83,7 +83,7 @@ class Keyboard:
         return self._mode is not None
 
     def key(self, seconds: float) -> str | None:
-        """The next key, or None after so many seconds."""
+        """The next key, or None after `seconds`."""
         if self._mode is None:
             time.sleep(seconds)
             return None

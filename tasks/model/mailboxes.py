@@ -97,7 +97,7 @@ class Mailboxes:
     def wait_for_turn(
         self, works: Sequence[Work], reason: Literal["rate", "gather"], seconds: float, halving: Halving = NOT_HALVED, due: float | None = None
     ) -> bool:
-        """Let a key wait for so many seconds, or until `due`. `works`: its next messages, of one computation. Returns False to end the step before them, because
+        """Let a key wait for `seconds`, or until `due`. `works`: its next messages, of one computation. Returns False to end the step before them, because
         they are in the mailbox already."""
         headers = works[0].envelope.headers
         place = self.place_of(works[0])

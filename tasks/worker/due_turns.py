@@ -50,7 +50,7 @@ class DueTurns:
             self._is_group = False
 
     def answered(self, owned: OwnedPartition) -> None:
-        """A commit or a peek has told whether more messages of the partition are due."""
+        """A commit or a peek was answered: note whether more messages of the partition are due."""
         if owned.has_due:
             self._waiting.add(owned.partition)
             self.must_wait(owned)

@@ -119,7 +119,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long faults are injected (default: 60)")
     parser.add_argument("--seed", type=int, help="decides which faults happen when, and to which process (default: random)")
     parser.add_argument("--broken", choices=[*BREAKS, *BREAKS_OF_OUTPUTS], help="run on an engine that is broken in this way, to see that it is caught")
-    parser.add_argument("--cluster", type=int, default=0, help="the partitions are on a cluster of so many primaries, each with a replica")
+    parser.add_argument("--cluster", type=int, default=0, help="the partitions are on a cluster with this number of primaries, each with a replica")
     options = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     clear_environment()
