@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import redis
 
@@ -42,8 +43,8 @@ class Replicas:
     def __init__(self, wanted: int | None, milliseconds: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.wanted, self.milliseconds, self.clock = wanted, milliseconds, clock
         #: Server → since when its replicas are late.
-        self._behind: dict[int, float] = {}
-        self._look_at: dict[int, float] = {}
+        self._behind: WeakKeyDictionary[redis.Redis, float] = WeakKeyDictionary()
+        self._look_at: WeakKeyDictionary[redis.Redis, float] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, settings: Settings) -> Replicas | None:
@@ -68,7 +69,7 @@ class Replicas:
         """How many replicas a commit waits for. `sends`: it has something for another server."""
         if self.wanted is not None:
             return self.wanted
-        return self.needed(client, server) if sends and id(server) not in self._behind else 0
+        return self.needed(client, server) if sends and server not in self._behind else 0
 
     def ask(self, connection: Any, count: int, milliseconds: int | None = None) -> None:
         """Send WAIT. Called right after something was written on this connection."""
@@ -80,9 +81,9 @@ class Replicas:
             reached = int(connection.read_response())
         except redis.ResponseError:  # the server has become a replica
             reached = 0
-        behind = self._behind.get(id(server))
+        behind = self._behind.get(server)
         if reached < count and behind is None:
-            self._behind[id(server)] = self.clock()
+            self._behind[server] = self.clock()
             logger.warning(
                 "partitions: only %d of %d replicas (PARTITIONS_WAIT_REPLICAS) have a commit after %d ms; the worker continues, more slowly. "
                 "Check the replicas",
@@ -91,17 +92,17 @@ class Replicas:
                 self.milliseconds,
             )
         elif reached >= count and behind is not None:
-            del self._behind[id(server)]
+            del self._behind[server]
             logger.warning("partitions: %d replicas have commits in time again", reached)
         return reached >= count
 
     def may_look(self, server: redis.Redis) -> bool:
         """Whether the last look at late replicas is long enough ago."""
-        return self.clock() >= self._look_at.get(id(server), 0.0)
+        return self.clock() >= self._look_at.get(server, 0.0)
 
     def gave_up(self, server: redis.Redis) -> bool:
         """Whether what is sent was held back for so long that it must go on."""
-        return self.clock() - self._behind.get(id(server), self.clock()) > HOLD_SECONDS
+        return self.clock() - self._behind.get(server, self.clock()) > HOLD_SECONDS
 
     def read(
         self, client: redis.Redis, names: Names, partition: str, commands: Sequence[Sequence[Any]]
@@ -120,10 +121,8 @@ class Replicas:
     def _read(self, client: redis.Redis, key: str, commands: Sequence[Sequence[Any]]) -> tuple[list[Any], bool]:
         server = server_of(client, key)
         count = self.needed(client, server)
-        words = [
-            *commands,
-            ("HSET", key, "", 1),
-        ]  # WAIT waits for what its own connection has written, and all before that
+        # WAIT waits for what its own connection has written, and all before that.
+        words = [*commands, ("HSET", key, "", 1)]
         connection: Any = None
         try:
             connection = server.connection_pool.get_connection()
@@ -148,5 +147,5 @@ class Replicas:
                 server.connection_pool.release(connection)
         if refusal is not None:
             raise refusal
-        self._look_at[id(server)] = self.clock() + (0.0 if lasts else PAUSE_SECONDS)
+        self._look_at[server] = self.clock() + (0.0 if lasts else PAUSE_SECONDS)
         return answers[:-1], lasts
