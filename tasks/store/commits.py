@@ -25,9 +25,9 @@ Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
 #: A larger commit is not sent. Redis closes the connection for a command of 1 GB (`client-query-buffer-limit`), for one word of
 #: 512 MB, and for 1,048,576 words.
 MAX_COMMIT_BYTES = 256_000_000
+MAX_COMMIT_WORDS = 1_000_000
 #: Due delayed messages in one commit: a script blocks the whole server.
 MAX_DUE = 1000
-MAX_COMMIT_WORDS = 1_000_000
 #: No server refuses a smaller commit, because its limits can't be set lower.
 ALWAYS_TAKEN_BYTES = 1_000_000
 

@@ -53,17 +53,11 @@ class AbandonedCalls:
         runs = {} if owned.calls is None else owned.calls.runs
         if batch.mailbox_of is None or not (self._runs or runs):
             return False
-        held = set()
-        for place in _places(batch):
-            key = key_and_computation(place)[0]
-            if (
-                key in self
-                or key in runs
-                or any(isinstance(item, Work) and (item.key in self or item.key in runs) for item in items)
-            ):
-                held.add(place)
-                self._log(owned, key)
+        keys = {place: key_and_computation(place)[0] for place in _places(batch)}
+        line_waits = any(isinstance(item, Work) and (item.key in self or item.key in runs) for item in items)
+        held = [place for place, key in keys.items() if line_waits or key in self or key in runs]
         for place in held:
+            self._log(owned, keys[place])
             owned.parked[place] = record = replace(owned.parked[place], due=owned.server_now() + REFILL_SECONDS)
             owned.note_due(place, record)
         return bool(held)

@@ -53,12 +53,12 @@ class DueTurns:
         """A commit or a peek was answered: note whether more messages of the partition are due."""
         if owned.has_due:
             self._waiting.add(owned.partition)
-            self.must_wait(owned)
+            self.put_off(owned)
         else:
             self._waiting.discard(owned.partition)
 
-    def must_wait(self, owned: OwnedPartition) -> bool:
-        """Whether the partition's due messages must wait, because a group had its turn just now. Then the partition is not ready until they may come."""
+    def put_off(self, owned: OwnedPartition) -> bool:
+        """Let the partition's due messages wait, if a group had its turn just now: it is not ready before they may come. Returns whether they wait."""
         now = self._clock()
         if now >= self._others_until or now >= self._next_group:
             return False

@@ -229,7 +229,7 @@ class PartitionLoop(threading.Thread):
             return retries
         if owned.calls is not None and owned.calls.open is not None:
             return None
-        if delayed_is_due and (self.due_turns.must_wait(owned) or not self.peek(owned) or owned.state is not State.KNOWN or self.resizing.must_attend(owned)):
+        if delayed_is_due and (self.due_turns.put_off(owned) or not self.peek(owned) or owned.state is not State.KNOWN or self.resizing.must_attend(owned)):
             return None
         if owned.calls is not None and self.calls is not None:
             return self.calls.in_flight.next_batch(owned)

@@ -44,23 +44,24 @@ class MailboxCalls:
 
     def start(self, owned: OwnedPartition, reading: Reading, revoked: Container[str]) -> None:
         """Start calls for the mailboxes whose time has come: retries, the next messages of running keys, and all of them after a takeover."""
-        calls = self.flight.of(owned)
+        flight = self.flight
+        calls = flight.of(owned)
         keys = self.due(owned)
         if not keys:
             return
         alone = owned.to_isolate > 0
-        longest = max(messages_to_read(self.flight.computations, owned.parked[key].task) for key in keys)
-        found = read_mailboxes(self.flight.client, self.flight.names, owned.partition, keys, 1 if alone else max(longest, MAX_OF_MAILBOX))
+        longest = max(messages_to_read(flight.computations, owned.parked[key].task) for key in keys)
+        found = read_mailboxes(flight.client, flight.names, owned.partition, keys, 1 if alone else max(longest, MAX_OF_MAILBOX))
         chosen: dict[str, list[Item]] = {}
         followed: set[str] = set()
         now = owned.server_now()
         items_of = {key: read_batch(raws, reading, now=now, revoked=revoked) for key, (raws, _) in found.items()}
         if not owned.knows_all_parked:
-            load_parked_of(self.flight.client, self.flight.names, owned, list(chain.from_iterable(items_of.values())))
+            load_parked_of(flight.client, flight.names, owned, list(chain.from_iterable(items_of.values())))
         for key, read in items_of.items():
             owned.mailbox_lengths[key] = length = found[key][1]
             moves = (number for number, item in enumerate(read) if is_behind_line(owned.own_lines, item, key))
-            items = beginning(read[: next(moves, None)] if owned.own_lines else read, self.flight.waiting, owned.parked[key].size)
+            items = beginning(read[: next(moves, None)] if owned.own_lines else read, flight.waiting, owned.parked[key].size)
             if len(read) < length or not is_for_one_computation(read):
                 followed.add(key)
             if any(isinstance(item, Work) for item in items):
@@ -71,13 +72,13 @@ class MailboxCalls:
         works = list(chain.from_iterable(chosen.values()))
         missing = owned.cache.missing(works)
         if missing:
-            wanted = {name: (self.flight.computations[name], many) for name, many in missing.items()}
-            owned.cache.add(load_slots(self.flight.client, self.flight.names, self.flight.codec, owned.partition, wanted))
+            wanted = {name: (flight.computations[name], many) for name, many in missing.items()}
+            owned.cache.add(load_slots(flight.client, flight.names, flight.codec, owned.partition, wanted))
         runs = []
         for place, items in chosen.items():
             record, key = owned.parked[place], next(item.key for item in items if isinstance(item, Work))
-            run = self.flight.run_of(owned, key, items, attempt=record.attempt, place=place)
-            run.waited_out = owned.has_waited_out(record, self.flight.settings.deploy_wait_seconds)
+            run = flight.run_of(owned, key, items, attempt=record.attempt, place=place)
+            run.waited_out = owned.has_waited_out(record, flight.settings.deploy_wait_seconds)
             run.waited = record.reason == "rate"
             run.noted = noted.get(place)
             run.together, run.halving = run.stage.flush is not None, Halving(record.size, record.suspects)
@@ -86,11 +87,12 @@ class MailboxCalls:
             runs.append(run)
         for key in [key for key in calls.behind if key not in calls.runs]:  # what was to go before them is for the loop
             calls.note_free(owned, key)
-        self.flight.start(calls, runs)
+        flight.start(calls, runs)
 
     def due(self, owned: OwnedPartition) -> list[str]:
         """The mailboxes to start now, as far as there is room: one of each key. They leave the heap."""
-        calls, now = self.flight.of(owned), owned.server_now()
+        flight = self.flight
+        calls, now = flight.of(owned), owned.server_now()
         chosen: dict[str, str] = {}
         later: list[tuple[float, str]] = []
         begun: Counter[str] = Counter()
@@ -103,13 +105,13 @@ class MailboxCalls:
             if key in calls.runs or key in chosen:
                 calls.behind.setdefault(key, set()).add(place)
                 continue
-            if key in self.flight.abandoned:
+            if key in flight.abandoned:
                 later.append((due, place))
                 continue
-            known = None if record.task is None else self.flight.computations.get(record.task)
-            stage = None if known is None else self.flight.waiting(known)
+            known = None if record.task is None else flight.computations.get(record.task)
+            stage = None if known is None else flight.waiting(known)
             if stage is not None:
-                if self.flight.room.free(stage, begun[stage.name]) <= 0 or not self.flight.room.has_bytes():
+                if flight.room.free(stage, begun[stage.name]) <= 0 or not flight.room.has_bytes():
                     later.append((due, place))
                     if len(later) > MAX_STARTS:
                         break
@@ -126,20 +128,21 @@ class MailboxCalls:
         """Note in Redis which messages start now, because a worker died. Leaves in `chosen` those that may start together. A message that
         must not run, or that hung before, is left to the loop. Returns the digests of those beside which others may start, by key. Raises
         `LeaseLost`."""
-        calls = self.flight.of(owned)
+        flight = self.flight
+        calls = flight.of(owned)
         digests = [digest_of(items[0].raw) for items in chosen.values()]
         # With a limit below three, a second death makes a dead letter, so every message must run alone.
-        largest, again = (MAX_STARTS, SUSPECTS_TOGETHER) if self.flight.settings.max_worker_crashes > 2 else (1, 1)
-        if self.flight.suspects.others_run(calls) or calls.has_suspects:
+        largest, again = (MAX_STARTS, SUSPECTS_TOGETHER) if flight.settings.max_worker_crashes > 2 else (1, 1)
+        if flight.suspects.others_run(calls) or calls.has_suspects:
             largest, again = largest if largest > 1 else 0, 0
-        tried = begin_isolated_try(self.flight.client, self.flight.names, owned.lease, digests, largest, again)
+        tried = begin_isolated_try(flight.client, flight.names, owned.lease, digests, largest, again)
         if tried is None:
             raise LeaseLost
         count = tried.count
         if count == 0:  # nothing else starts until the others have ended
-            self.flight.suspects.wanted_by = calls
+            flight.suspects.wanted_by = calls
             calls.no_room_until = time.monotonic() + REFILL_SECONDS
-        elif verdict_on(tried, self.flight.settings, more=int(largest > 1)) is not None or tried.hang is not None:
+        elif verdict_on(tried, flight.settings, more=int(largest > 1)) is not None or tried.hang is not None:
             first = next(iter(chosen))
             heappush(owned.dues, (cast(float, owned.parked[first].due), first))
             del chosen[first]
@@ -149,7 +152,7 @@ class MailboxCalls:
             calls.note_due(key, cast(float, owned.parked[key].due))
         if not chosen:
             return {}
-        self.flight.suspects.add(calls)
+        flight.suspects.add(calls)
         if not tried.has_history and largest > 1:
             return dict(zip(chosen, digests, strict=False))
         calls.noted = owned.trying = digests[:count]

@@ -61,16 +61,16 @@ def test_timers_and_delayed_messages_alone_join_their_queues_by_the_thousand() -
     world = Turns()
     world.turns.saw(items(FIRING, DELAYED))
     assert world.limits() == (MAX_DUE, MAX_DUE)
-    assert not world.turns.must_wait(world.one)
+    assert not world.turns.put_off(world.one)
 
 
 def test_beside_others_a_few_of_one_partition_join_at_a_time() -> None:
     world = Turns()
     world.turns.saw(items(FIRING, LIVE))
     assert world.limits() == (FEW_DUE, 0)
-    assert world.turns.must_wait(world.two) and not world.two.has_due
+    assert world.turns.put_off(world.two) and not world.two.has_due
     world.now += SPACING_SECONDS * 1.01
-    assert world.two.has_due and not world.turns.must_wait(world.two)
+    assert world.two.has_due and not world.turns.put_off(world.two)
     assert world.turns.limit(world.two) == FEW_DUE and world.turns.limit(world.one) == 0
 
 
