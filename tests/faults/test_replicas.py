@@ -78,7 +78,7 @@ def test_a_late_replica_is_logged_once_and_work_continues(
         replica.resume()
         wait_until(lambda: commit_number_on(replica) == 4)
         store.replicas = Replicas(1, 30_000)
-        store.replicas._behind[id(client)] = 0.0
+        store.replicas._behind[client] = 0.0
         assert store.finish(store.begin(commit(lease, 4))).status == "ok"
         assert "in time again" in caplog.text
 
