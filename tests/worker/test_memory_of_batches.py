@@ -12,6 +12,7 @@ from celery_partitions.model.batch_step import BatchStep
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.single_step import SingleStep
 from tests.fundamentals.live import LiveGroup
+from tests.support.wait import wait_until
 from tests.worker import test_celery_context, test_context_of_calls
 from tests.worker.test_celery_context import Visit
 from tests.worker.test_context_of_calls import loop_of
@@ -59,4 +60,4 @@ def test_no_step_is_left(make_live: Callable[..., LiveGroup], name: str, does: C
                 live.send_task(name, {"who": f"k{number}", "number": batch})
             loop.look_again()
             loop.live_until(lambda: live.processed() == batch * KEYS and not loop.owned.parked)  # noqa: B023 - called at once
-            assert steps_in_memory(before) == []
+            wait_until(lambda: steps_in_memory(before) == [], 60, message="steps are left")  # a thread may still leave its call
