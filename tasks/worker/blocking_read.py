@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import selectors
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -40,7 +39,7 @@ class BlockingRead:
         self,
         client: redis.Redis,
         names: Names,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
         selector: selectors.BaseSelector | None = None,
         waker: tuple[socket.socket, socket.socket] | None = None,
     ) -> None:

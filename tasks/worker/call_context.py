@@ -7,8 +7,7 @@ itself. Celery's own stacks belong to threads: they are used only while signals 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -31,8 +30,9 @@ DATABASE_CHECK_SECONDS = 1.0
 class CallContext(CeleryContext):
     """Made once per call thread. Its methods run there and in the threads of pools."""
 
-    def __init__(self, app: Celery, node: str) -> None:
+    def __init__(self, app: Celery, node: str, clock: Callable[[], float]) -> None:
         super().__init__(app, node)
+        self.clock = clock
         self.current.follow(_current.get)
         #: Whether calls must pass through `awaited`, `around` and `around_in_thread`, when it was last checked.
         self.is_needed = self.needs_calls()
@@ -103,8 +103,8 @@ class CallContext(CeleryContext):
             returned = await made
             failed = False
         finally:
-            if failed or time.monotonic() >= self._next_database_check:
-                self._next_database_check = time.monotonic() + DATABASE_CHECK_SECONDS
+            if failed or self.clock() >= self._next_database_check:
+                self._next_database_check = self.clock() + DATABASE_CHECK_SECONDS
                 self._database_check = asyncio.get_running_loop().create_task(_close_old_connections())
         return returned
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -56,12 +55,12 @@ class CallRoom:
             self.counts[run.stage.name] -= 1
             self.bytes -= run.size
 
-    def note_closed(self, opened: OpenBatch) -> None:
-        """A batch is committed. Learn from it how many calls to hand over."""
+    def note_closed(self, opened: OpenBatch, now: float) -> None:
+        """A batch is committed `now`. Learn from it how many calls to hand over."""
         stage = next((run.stage for run in opened.runs.values()), None)
         if stage is None:
             return
-        ahead, seconds = self._ahead.get(stage, 1), time.monotonic() - opened.began
+        ahead, seconds = self._ahead.get(stage, 1), now - opened.began
         if opened.left > 0 or seconds > 2 * BATCH_SECONDS:
             ahead = 1
         elif seconds < BATCH_SECONDS / 2 and len(opened.runs) * 2 > self.limit(stage):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from celery_partitions.model.in_flight import (
@@ -24,10 +23,10 @@ LEAVING_SECONDS = 0.05
 
 
 class CallTimes:
-    """Made once per loop. `collect`: takes outcomes from the call thread."""
+    """Made once per loop. `collect`: takes outcomes from the call thread. `clock`: monotonic."""
 
-    def __init__(self, room: CallRoom, collect: Callable[[OwnedPartition], None]) -> None:
-        self.room, self.collect = room, collect
+    def __init__(self, room: CallRoom, collect: Callable[[OwnedPartition], None], clock: Callable[[], float]) -> None:
+        self.room, self.collect, self.clock = room, collect, clock
 
     def seconds_to_commit(self, owned: OwnedPartition) -> float | None:
         """Seconds until the partition's next commit, unless a call ends before. None if nothing waits for one; 0: now."""
@@ -35,7 +34,7 @@ class CallTimes:
         if calls is None or calls.doubtful:
             return None
         self.collect(owned)
-        now, waits = time.monotonic(), []
+        now, waits = self.clock(), []
         if calls.noted:
             # Not `ended.running`: the call thread may not have started them yet.
             return None if any(not run.is_over for run in calls.runs.values()) else 0.0
@@ -71,10 +70,10 @@ class CallTimes:
         if calls.leaving_since is not None:
             waits.append(LEAVING_SECONDS)
         if calls.dues and not owned.paused and calls.may_start and not calls.is_isolating:
-            waits.append(max(0.0, calls.dues[0][0] - owned.server_now(), calls.no_room_until - time.monotonic()))
+            waits.append(max(0.0, calls.dues[0][0] - owned.server_now(), calls.no_room_until - self.clock()))
         if calls.full is not None and calls.open is None and owned.messages and not owned.paused and self.room.free(calls.full) > 0:
             # Not 0: when there is room, `can_take` says so. Without any, a call must end first, and that wakes the loop.
-            waits.append(max(0.001, calls.full_since + REFILL_SECONDS - time.monotonic()))
+            waits.append(max(0.001, calls.full_since + REFILL_SECONDS - self.clock()))
         return min(waits)
 
     def can_take(self, calls: PartitionCalls) -> bool:
@@ -86,4 +85,4 @@ class CallTimes:
         if not self.room.has_bytes() and self.room.counts.total():
             return False
         free = self.room.free(calls.full)
-        return free * 2 >= self.room.size(calls.full) or (free > 0 and time.monotonic() - calls.full_since >= REFILL_SECONDS)
+        return free * 2 >= self.room.size(calls.full) or (free > 0 and self.clock() - calls.full_since >= REFILL_SECONDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from heapq import heappop
@@ -49,7 +48,7 @@ def begin_calls(
         parts.hangs,
         parts.waiting.wake,
         lambda stage: stage.concurrency or limit,
-        CallContext(installation.app, node),
+        CallContext(installation.app, node, loop.clock.monotonic),
         runner.tokens,
         parts.revoked,
         None if given is None else partial(given, me),
@@ -57,7 +56,7 @@ def begin_calls(
     )
     thread.begin()
     runner.resources = thread.resources
-    return CallTurns(loop, InFlight(settings, loop.client, loop.names, loop.codec, installation.by_task, thread))
+    return CallTurns(loop, InFlight(settings, loop.client, loop.names, loop.codec, installation.by_task, thread, loop.clock.monotonic))
 
 
 class CallTurns:
@@ -103,10 +102,10 @@ class CallTurns:
         loop, calls = self.loop, owned.calls
         if calls is None or calls.doubtful or owned.must_peek or (not last and self.in_flight.times.seconds_to_commit(owned) != 0):
             return False
-        calls.passed_over = False
-        closes = calls.open is not None and (last or self.in_flight.times.seconds_to_close(calls, calls.open, time.monotonic()) == 0)
+        calls.passed_over, now = False, loop.clock.monotonic()
+        closes = calls.open is not None and (last or self.in_flight.times.seconds_to_close(calls, calls.open, now) == 0)
         if closes and calls.open is not None:
-            self.in_flight.room.note_closed(calls.open)
+            self.in_flight.room.note_closed(calls.open, now)
         planned = plan_calls(loop.names, owned, closes=closes, replies=loop.parts.answers.of, settings=loop.settings, timelines=loop.timelines)
         if planned is None:
             return False
@@ -139,7 +138,7 @@ class CallTurns:
 
     def is_wound_down(self, owned: OwnedPartition) -> bool:
         calls = self.in_flight.of(owned)
-        now = time.monotonic()
+        now = self.loop.clock.monotonic()
         if calls.leaving_since is None:
             calls.leaving_since = now
             self.in_flight.stop(calls)

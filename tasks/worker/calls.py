@@ -30,6 +30,7 @@ from celery_partitions.worker.tokens import SharedAsking, Tokens
 from celery_partitions.worker.tracing import TracedSteps
 
 if TYPE_CHECKING:
+    from celery_partitions.worker.lease_keeper import Event
     from celery_partitions.worker.owned import OwnedPartition
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -76,6 +77,7 @@ class CallThread(threading.Thread):
         lifespan: Callable[[], Any] | None = None,
         traced: TracedSteps | None = None,
         make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        make_event: Callable[[], Event] = threading.Event,
     ) -> None:
         super().__init__(name="partition-calls", daemon=True)
         self.rules, self.wake, self.concurrency, self.context = rules, wake, concurrency, context
@@ -85,7 +87,7 @@ class CallThread(threading.Thread):
         self._loop = make_loop()
         self.calls = OutsideCalls(self._loop, hangs, concurrency, context, self._is_current)
         self._asking = SharedAsking(tokens, self._loop)
-        self._ready = threading.Event()
+        self._ready = make_event()
         self._error: BaseException | None = None
         self._tasks: dict[tuple[str, str], tuple[KeyRun, asyncio.Task[None]]] = {}
         self._stages: dict[Computation, _StageCalls] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 
 import redis
@@ -32,7 +31,7 @@ TRIM_ENTRIES = 500
 class Courier:
     """Made once per loop and used by its thread."""
 
-    def __init__(self, client: redis.Redis, names: Names, replicas: Replicas | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, client: redis.Redis, names: Names, replicas: Replicas | None, clock: Callable[[], float]) -> None:
         self.client, self.names, self.replicas, self.clock = client, names, replicas, clock
         #: (source, target) → until when it rests, and the error that was logged last.
         self._resting: dict[tuple[str, str], float] = {}

@@ -8,9 +8,8 @@ themselves run in `calls`.
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import redis
 
@@ -55,11 +54,12 @@ class InFlight:
         codec: StateCodec,
         computations: Mapping[str, Computation],
         calls: CallThread,
+        clock: Callable[[], float],
     ) -> None:
         self.settings, self.client, self.names, self.codec = settings, client, names, codec
         self.computations, self.calls = computations, calls
         self.room = CallRoom(settings)
-        self.times = CallTimes(self.room, self.collect)
+        self.times = CallTimes(self.room, self.collect, clock)
         self.suspects = Suspects()
         self.abandoned = AbandonedCalls()
         self.mailboxes = MailboxCalls(self)
@@ -136,7 +136,7 @@ class InFlight:
                 run.outcomes.append(outcome)
             calls.no_room_until = 0.0
             if outcome is not None and not run.from_queue and calls.ended_since is None:
-                calls.ended_since = time.monotonic()
+                calls.ended_since = owned.clock()
             if is_over:
                 self.room.release(run)
                 if not run.from_queue and not run.outcomes and not calls.doubtful:
@@ -193,7 +193,7 @@ class InFlight:
             has_room=has_room,
             one_message=bool(batch.noted),
         )
-        calls.full, calls.full_since = division.full, time.monotonic()
+        calls.full, calls.full_since = division.full, owned.clock()
         if division.full is not None or not division.runs:
             calls.filled = division.full
         if division.behind and self.gathers:
@@ -225,7 +225,7 @@ class InFlight:
         calls.runs.update(runs)
         is_urgent = any(type(item) is not Apart for item in division.items) or not runs
         left = sum(not run.is_over for run in runs.values())
-        calls.open = OpenBatch(batch, items, outcome, runs, division.behind, owned.seen, is_urgent, left)
+        calls.open = OpenBatch(batch, items, outcome, runs, division.behind, owned.seen, is_urgent, left, owned.clock())
         if batch.noted:
             self.suspects.add(calls)
             if not calls.is_isolating:

@@ -6,7 +6,6 @@ The results of calls that returned are written as those of any step. A message o
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -286,9 +285,9 @@ def calls_committed(owned: OwnedPartition, planned: PlannedCalls) -> None:
         if run.is_over and not run.outcomes:
             finish(owned, calls, run)
         elif run.outcomes and calls.ended_since is None:
-            calls.ended_since = time.monotonic()
+            calls.ended_since = owned.clock()
     if was_small and any(run.outcomes and not run.from_queue for run in calls.runs.values()):
-        calls.ended_since = time.monotonic()
+        calls.ended_since = owned.clock()
 
 
 def finish(owned: OwnedPartition, calls: PartitionCalls, run: KeyRun) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -53,8 +52,8 @@ class KeyRun:
     from_queue: bool = True
     #: Bytes of its messages and states.
     size: int = 0
-    #: By `time.monotonic`.
-    began: float = field(default_factory=lambda: time.monotonic())
+    #: By the loop's clock.
+    began: float = field(init=False)
     #: What became of its first messages, in order. Not committed yet. Only the partition loop uses it.
     outcomes: list[Outcome] = field(default_factory=list)
     #: None of its calls runs or will begin. Only the partition loop uses it.
@@ -69,7 +68,7 @@ class KeyRun:
     has_ended: bool = False
 
     def __post_init__(self) -> None:
-        self.place = self.place or self.key
+        self.place, self.began = self.place or self.key, self.owned.clock()
 
     @property
     def raws(self) -> list[bytes]:
@@ -88,7 +87,7 @@ class Ended:
         self._outcomes: deque[tuple[KeyRun, Outcome | None, bool]] = deque()
         #: Runs that the call thread has not finished. Only the call thread changes it.
         self.running = 0
-        #: When the oldest of the outcomes was added, and when the newest (`time.monotonic`).
+        #: When the oldest of the outcomes was added, and when the newest (the loop's clock).
         self.since: float | None = None
         self.last = 0.0
         #: The partition loop was woken for them.
@@ -99,7 +98,7 @@ class Ended:
 
     def add(self, run: KeyRun, outcome: Outcome | None, is_over: bool) -> None:
         """`outcome`: None after an internal error, or if the run stopped before its next message."""
-        self.last = time.monotonic()
+        self.last = run.owned.clock()
         if self.since is None:
             self.since = self.last
         self._outcomes.append((run, outcome, is_over))

@@ -5,7 +5,6 @@ Used by the loop's thread (`in_flight`).
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Container
 from heapq import heappop, heappush
@@ -121,7 +120,7 @@ class MailboxCalls:
         for one in later:
             heappush(calls.dues, one)
         if later and not chosen:
-            calls.no_room_until = time.monotonic() + REFILL_SECONDS
+            calls.no_room_until = owned.clock() + REFILL_SECONDS
         return list(chosen.values())
 
     def isolate(self, owned: OwnedPartition, chosen: dict[str, list[Item]]) -> dict[str, str]:
@@ -141,7 +140,7 @@ class MailboxCalls:
         count = tried.count
         if count == 0:  # nothing else starts until the others have ended
             flight.suspects.wanted_by = calls
-            calls.no_room_until = time.monotonic() + REFILL_SECONDS
+            calls.no_room_until = owned.clock() + REFILL_SECONDS
         elif verdict_on(tried, flight.settings, more=int(largest > 1)) is not None or tried.hang is not None:
             first = next(iter(chosen))
             heappush(owned.dues, (cast(float, owned.parked[first].due), first))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
@@ -42,7 +41,7 @@ class OwnedPartition:
 
     lease: Lease
     #: The monotonic clock of the loop.
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float]
     #: Only `on` changes it.
     state: State = State.FORGOTTEN
     #: Parked keys, and how many messages wait for each. Not all of them, if they are very many.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappush
@@ -37,9 +36,9 @@ class OpenBatch:
     #: The step did work for it, which must not wait.
     is_urgent: bool
     #: How many of its runs are not over.
-    left: int = 0
-    #: By `time.monotonic`.
-    began: float = field(default_factory=lambda: time.monotonic())
+    left: int
+    #: By the loop's clock.
+    began: float
 
     @property
     def is_isolating(self) -> bool:
@@ -97,7 +96,7 @@ class PartitionCalls:
     behind: dict[str, set[str]] = field(default_factory=dict)
     #: Keys that are parked as `running` in Redis.
     running: set[str] = field(default_factory=set)
-    #: Since when an outcome of a mailbox's message waits for its commit (`time.monotonic`).
+    #: Since when an outcome of a mailbox's message waits for its commit (the loop's clock).
     ended_since: float | None = None
     #: Redis was reloaded: compare the runs with it before the next commit.
     doubtful: bool = False
@@ -138,7 +137,7 @@ class PartitionCalls:
 
     @property
     def suspects_began(self) -> float:
-        """When the first of the suspects in flight began (`time.monotonic`). Infinity: there are none."""
+        """When the first of the suspects in flight began (the loop's clock). Infinity: there are none."""
         return min((run.began for run in self.runs.values() if self.is_isolating or run.noted is not None), default=math.inf)
 
     def noted_by_runs(self) -> list[str]:

@@ -180,7 +180,7 @@ def worker_parts(
     """The parts of a worker's loop. `node`: the worker's name in Celery. By default the machine's clock, chance and sockets."""
     settings, names, tracing = installation.settings, installation.group.names, installation.tracing
     client = installation.group.connect() if client is None else client
-    waiting = BlockingRead(client, names) if make_waiting is None else make_waiting(client)
+    waiting = BlockingRead(client, names, clock.monotonic) if make_waiting is None else make_waiting(client)
     store, run = CommitStore.of(client, names, settings), step
     make_cause: MakeCause = Cause
     traced = None if tracing is None else TracedSteps(tracing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import redis
 
@@ -20,22 +20,19 @@ from celery_partitions.worker.outage import Outage
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.unwritable import narrow
 
+if TYPE_CHECKING:
+    from celery_partitions.worker.parts import Clock
+
 logger = logging.getLogger("celery.worker.partitions")
 
 #: The wait after an error of one partition, or of the loop itself. Shorter than a lease.
 REST_SECONDS = 0.5
 
 
-class _Clock(Protocol):
-    def monotonic(self) -> float: ...
-
-    def sleep(self, seconds: float, /) -> None: ...
-
-
 class Recovery:
     """Made once per loop and used by its thread."""
 
-    def __init__(self, clock: _Clock, random: Callable[[], float]) -> None:
+    def __init__(self, clock: Clock, random: Callable[[], float]) -> None:
         self.clock = clock
         self.outage = Outage(clock.monotonic, random)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import cast
 
@@ -56,5 +55,5 @@ def without_ground(client: redis.Redis, names: Names, owned: OwnedPartition, cal
         elif run.is_over and not run.outcomes:
             finish(owned, calls, run)
         elif run.outcomes:  # the commit that held them was refused
-            calls.ended_since = time.monotonic()
+            calls.ended_since = owned.clock()
     return gone

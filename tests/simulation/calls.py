@@ -7,31 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-import time
 from asyncio import events
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import SimpleNamespace
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from celery_partitions.worker import (
-    call_room,
-    call_times,
-    call_turns,
-    in_flight,
-    in_flight_commit,
-    key_runs,
-    mailbox_calls,
-    partition_calls,
-    reloaded_calls,
-)
 from celery_partitions.worker.calls import CallThread
 from tests.simulation.application import Deed, Sequence
 from tests.simulation.clock import Event
 from tests.simulation.world import Process, World, world
-
-#: The engine's modules that measure how long calls take. They are for one process, and read its clock.
-TIMED = (call_room, call_times, call_turns, in_flight, in_flight_commit, key_runs, mailbox_calls, partition_calls, reloaded_calls)
 
 #: Called with "begin" or "end" and a number, in a call. Returns how long the call takes. The running schedule sets it.
 during_call: list[Callable[[str, int], float]] = [lambda what, number: 0.0]
@@ -59,23 +43,6 @@ async def apply_batch(deeds: list[Deed], state: Sequence) -> None:
         await asyncio.sleep(seconds)
     finally:
         during_call[0]("end", deeds[0].number)
-
-
-@contextmanager
-def virtual_time() -> Iterator[None]:
-    """Inside, the modules of `TIMED` read the clock of the process that is running."""
-
-    def monotonic() -> float:
-        thread = world().current()
-        return world().now + (0.0 if thread is None else thread.process.clock_offset)
-
-    for module in TIMED:
-        module.time = SimpleNamespace(monotonic=monotonic)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        for module in TIMED:
-            module.time = time  # type: ignore[attr-defined]
 
 
 class _Selector(selectors.BaseSelector):
@@ -128,9 +95,8 @@ class Calls(CallThread):
     """The engine's call thread as a thread of the world."""
 
     def __init__(self, process: Process, *arguments: Any) -> None:
-        super().__init__(*arguments, make_loop=_Loop)
         self.world, self.process = world(), process
-        self._ready = Event(self.world)  # type: ignore[assignment]
+        super().__init__(*arguments, make_loop=_Loop, make_event=lambda: Event(self.world))
         process.at_death.append(self.die)
 
     def begin(self) -> None:

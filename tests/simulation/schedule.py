@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.simulation import application
-from tests.simulation.calls import during_call, virtual_time
+from tests.simulation.calls import during_call
 from tests.simulation.faults import Faults
 from tests.simulation.judge import Violation, check_shares
 from tests.simulation.scene import STORM_STEPS
@@ -120,14 +120,13 @@ class Schedule(Faults):
         logger.setLevel(logging.DEBUG if self.world.trace is not None else logging.ERROR)
         logger.propagate = False
         try:
-            with virtual_time():
-                for _ in range(self.random.choice((1, 2, 3))):
-                    self.join()
-                self.save()  # the server may lose everything
-                self.storm()
-                self.calm()
-                self.judge.check_end()
-                self.check_rest()
+            for _ in range(self.random.choice((1, 2, 3))):
+                self.join()
+            self.save()  # the server may lose everything
+            self.storm()
+            self.calm()
+            self.judge.check_end()
+            self.check_rest()
         finally:
             logger.removeHandler(errors)
             logger.setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -114,7 +115,7 @@ def test_each_key_keeps_its_order_whatever_becomes_of_the_others(live: LiveGroup
 
 
 def owned_of(**dues: float | None) -> OwnedPartition:
-    owned = OwnedPartition(Lease("0", 1), state=State.PEEKED)
+    owned = OwnedPartition(Lease("0", 1), time.monotonic, state=State.PEEKED)
     owned.take_parked({key: ParkedKey(due, 1) for key, due in dues.items()}, dict.fromkeys(dues, 1))
     return owned
 

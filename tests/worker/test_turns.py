@@ -15,7 +15,7 @@ from tests.worker.by_hand import loop_by_hand
 
 
 def made(*names: str) -> dict[str, OwnedPartition]:
-    return {name: OwnedPartition(Lease(name, 1)) for name in names}
+    return {name: OwnedPartition(Lease(name, 1), time.monotonic) for name in names}
 
 
 def take(turns: Turns, ready: Mapping[str, OwnedPartition], seconds: Mapping[str, float], times: int) -> list[str]:
