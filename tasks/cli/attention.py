@@ -7,15 +7,13 @@ import click
 from celery_partitions.admin.attention_watch import AttentionWatch, attention_json
 from celery_partitions.admin.numbers import span
 from celery_partitions.cli.context import installation_in
-from celery_partitions.cli.output import json_option, print_json, refusals
+from celery_partitions.cli.output import print_json, prints_facts
 from celery_partitions.model.escaping import escape
 from celery_partitions.producer.pipelines import ends_with_processes
 
 
 @click.command(short_help="Show what needs an operator. Exit code 1 if anything does.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def attention(context: click.Context, as_json: bool) -> None:
     """Show what needs an operator, worst first: what, why, since when, and the one thing to do.
 

@@ -8,14 +8,12 @@ import click
 import msgspec
 
 from celery_partitions.cli.context import installation_in
-from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.output import print_json, print_table, prints_facts
 
 
 @click.command(short_help="Show what operators did and when.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most this many records.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def audit(context: click.Context, limit: int, as_json: bool) -> None:
     """Show what operators did, newest first: time (UTC), user, action, and the old and new values.
 

@@ -8,14 +8,12 @@ from datetime import UTC, datetime
 import click
 
 from celery_partitions.cli.context import installation_in
-from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.output import print_json, print_table, prints_facts
 from celery_partitions.producer.beat import planned
 
 
 @click.command(short_help="Show the entries of beat_schedule, with last and next run.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def beat(context: click.Context, as_json: bool) -> None:
     """Show the entries of the app's beat_schedule that workers run with PARTITIONS_BEAT: schedule, last and next run (UTC).
 

@@ -17,7 +17,7 @@ from celery_partitions.admin.documents import json_dead_letter
 from celery_partitions.admin.numbers import ago, counted
 from celery_partitions.admin.wording import retry_dead_letters
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import json_option, print_done, print_json, print_table, refusals
+from celery_partitions.cli.output import print_done, print_json, print_table, prints_facts
 from celery_partitions.model.escaping import escape
 from celery_partitions.store.dead_letters import DeadLetter
 
@@ -70,9 +70,7 @@ def dead_letters() -> None:
 @dead_letters.command(name="list", short_help="List dead letters, or groups of similar ones.")
 @click.option("--grouped", "in_groups", is_flag=True, help="Group similar failures: count, newest, an example.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most this many rows.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 @_narrowed
 def list_dead_letters(context: click.Context, query: DeadLetterQuery, in_groups: bool, limit: int, as_json: bool) -> None:
     """List dead letters with id, age, fingerprint, reason, task, key and error, newest first. With --grouped, count them by fingerprint."""
@@ -139,9 +137,7 @@ def _list_groups(dead_letters: DeadLetters, query: DeadLetterQuery, now: float, 
 
 @dead_letters.command(name="show", short_help="Show one with its traceback and raw message.")
 @click.argument("dead_letter_id", metavar="ID")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def show_dead_letter(context: click.Context, dead_letter_id: str, as_json: bool) -> None:
     """Show one dead letter with its reason, traceback and raw message."""
     dead_letter = _named(installation_in(context).group.dead_letters, dead_letter_id)
@@ -158,9 +154,7 @@ def show_dead_letter(context: click.Context, dead_letter_id: str, as_json: bool)
 
 @dead_letters.command(short_help="Retry dead letters.")
 @click.option("--yes", is_flag=True, help="Accepted, as by discard. Retrying asks nothing.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 @_chosen
 def retry(dead_letters: DeadLetters, picked: Sequence[DeadLetterPlace], yes: bool, as_json: bool) -> None:
     """Retry dead letters, in place where possible.
@@ -174,9 +168,7 @@ def retry(dead_letters: DeadLetters, picked: Sequence[DeadLetterPlace], yes: boo
 
 @dead_letters.command(short_help="Delete dead letters permanently.")
 @yes_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 @_chosen
 def discard(dead_letters: DeadLetters, picked: Sequence[DeadLetterPlace], yes: bool, as_json: bool) -> None:
     """Delete dead letters and their messages permanently. A key parked behind one continues with its next message."""

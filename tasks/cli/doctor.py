@@ -9,13 +9,11 @@ import click
 from celery_partitions.admin.doctor import examine, judge_settings
 from celery_partitions.admin.queue_consumers import ask_for_consumers
 from celery_partitions.cli.context import installation_in
-from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.output import print_json, print_table, prints_facts
 
 
 @click.command(short_help="Check the server, the group and the settings.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def doctor(context: click.Context, as_json: bool) -> None:
     """Check the Redis server, the partition group and the settings of this process. Each line is ok, warn or bad, with the fix.
 

@@ -9,16 +9,14 @@ import click
 from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.expiry import count_expiring, start_expiry
 from celery_partitions.cli.context import computation_named, confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.output import print_json, print_table, prints_facts
 
 
 @click.command(short_help="Count the keys that expire; start the time of old ones.")
 @click.argument("name")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @yes_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def expire(context: click.Context, name: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Count when the keys of the computation NAME expire. It must have a `ttl=`.
 

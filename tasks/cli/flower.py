@@ -12,7 +12,6 @@ from celery_partitions.cli.output import refusals
 
 @click.command(short_help="Run Flower with the Partitions pages.", context_settings={"ignore_unknown_options": True})
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[FLOWER OPTIONS]…")
-@click.pass_context
 @refusals
 def flower(context: click.Context, options: tuple[str, ...]) -> None:
     """Run Flower with the Partitions pages: `celery -A shop partitions flower --port=5555 --basic-auth=user:password`.

@@ -37,7 +37,6 @@ HOT_KEYS = 20
 @click.option("--after", metavar="PLACE", default="", help="With --prefix: continue where the last search stopped.")
 @click.option("--limit", type=click.IntRange(min=1), help="Show at most this many keys (default with --hot: 20).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON. Without --parked and --hot, print one JSON string per line.")
-@click.pass_context
 @refusals
 def keys(
     context: click.Context, name: str, parked: bool, hot: bool, sample: int, prefix: str | None, after: str, limit: int | None, as_json: bool

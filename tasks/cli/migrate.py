@@ -9,7 +9,7 @@ import click
 from celery_partitions.admin.migration import ComputationReport, Migration
 from celery_partitions.admin.numbers import counted
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.output import print_json, print_table, prints_facts
 from celery_partitions.model.escaping import escape
 
 
@@ -17,9 +17,7 @@ from celery_partitions.model.escaping import escape
 @click.option("--check", "mode", flag_value="check", default="check", help="Read every state and write nothing. The default.")
 @click.option("--apply", "mode", flag_value="apply", help="Also write the states that this code stores in another form.")
 @yes_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def migrate(context: click.Context, mode: str, yes: bool, as_json: bool) -> None:
     """Read every state in Redis with this app's code: its classes, former names and migrations.
 

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 import msgspec
@@ -25,9 +25,6 @@ from celery_partitions_config.settings import SettingsError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-
 
 def print_json(value: Any) -> None:
     """Print one JSON document. A value that JSON cannot represent is shown by its fields, or by its repr."""
@@ -103,16 +100,18 @@ def _write_any_text() -> None:
             stream.reconfigure(errors="replace")
 
 
-def refusals(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn the errors that an operator can fix into one line and exit code 1. An argument that is not UTF-8 is wrong usage."""
+def refusals(command: Callable[Concatenate[click.Context, P], R]) -> Callable[P, R]:
+    """Give a command its context, and turn the errors that an operator can fix into one line and exit code 1. An argument that is not UTF-8 is
+    wrong usage."""
 
+    @click.pass_context
     @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+    def run(context: click.Context, /, *args: P.args, **kwargs: P.kwargs) -> R:
         _write_any_text()
-        for parameter in click.get_current_context().command.params:
+        for parameter in context.command.params:
             _refuse_what_is_no_text(parameter, kwargs.get(parameter.name or ""))
         try:
-            return command(*args, **kwargs)
+            return command(context, *args, **kwargs)
         except (PartitionError, SettingsError) as error:
             raise click.ClickException(escape_lines("; ".join([str(error), *getattr(error, "__notes__", ())]))) from error
         except (redis.RedisError, OSError) as error:
@@ -123,3 +122,8 @@ def refusals(command: Callable[P, R]) -> Callable[P, R]:
             raise click.ClickException(escape_lines(text)) from error
 
     return run
+
+
+def prints_facts(command: Callable[Concatenate[click.Context, P], R]) -> Callable[P, R]:
+    """As `refusals`, for a command that prints facts: it gets `as_json` (`--json`)."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(refusals(command))

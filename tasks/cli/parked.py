@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from celery_partitions.cli.context import (
     who,
     yes_option,
 )
-from celery_partitions.cli.output import json_option, print_done, print_json, print_table, refusals
+from celery_partitions.cli.output import print_done, print_json, print_table, prints_facts
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.escaping import escape
 
@@ -71,9 +72,7 @@ def _due(due: float | None, now: float) -> str:
 
 @parked.command(name="list", short_help="List parked keys, longest waiting first.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most this many keys.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def list_parked(context: click.Context, limit: int, as_json: bool) -> None:
     """List the parked keys of all partitions, longest waiting first.
 
@@ -87,57 +86,49 @@ def list_parked(context: click.Context, limit: int, as_json: bool) -> None:
         print_parked(found, group.now())
 
 
-def _chosen(command: Any) -> Any:
-    command = click.argument("typed", metavar="[KEY]...", nargs=-1, type=ANY_BYTES)(command)
-    command = base64_option(command)
-    return click.option("--all", "everything", is_flag=True, help="Every parked key.")(command)
+def _chosen(command: Callable[..., None]) -> Any:
+    """Keys, or --all; the command gets the group's parked keys, and those that were chosen."""
+
+    @click.argument("typed", metavar="[KEY]...", nargs=-1, type=ANY_BYTES)
+    @base64_option
+    @click.option("--all", "everything", is_flag=True, help="Every parked key.")
+    @functools.wraps(command)
+    def run(context: click.Context, typed: tuple[str, ...], in_base64: bool, everything: bool, **more: Any) -> None:
+        keys = installation_in(context).group.parked_keys
+        command(keys, _picked(keys, typed, in_base64, everything), **more)
+
+    return run
 
 
 @parked.command(short_help="Retry the failed message now, in place.")
+@prints_facts
 @_chosen
-@json_option
-@click.pass_context
-@refusals
-def retry(context: click.Context, typed: tuple[str, ...], in_base64: bool, everything: bool, as_json: bool) -> None:
+def retry(keys: ParkedKeys, chosen: Sequence[ParkedKey], as_json: bool) -> None:
     """Retry each KEY's failed message now, in place. Its count of attempts starts again from zero."""
-    keys = installation_in(context).group.parked_keys
-    chosen = _picked(keys, typed, in_base64, everything)
     count = _each(chosen, lambda one: keys.retry(one.key, by=who()))
     print_done(as_json, {"retried": count}, f"{counted(count, 'parked key')} will be retried now")
 
 
 @parked.command(short_help="Make the failed message a dead letter; continue.")
-@_chosen
 @yes_option
-@json_option
-@click.pass_context
-@refusals
-def skip(
-    context: click.Context, typed: tuple[str, ...], in_base64: bool, everything: bool, yes: bool, as_json: bool
-) -> None:
+@prints_facts
+@_chosen
+def skip(keys: ParkedKeys, chosen: Sequence[ParkedKey], yes: bool, as_json: bool) -> None:
     """Make each KEY's failed message a dead letter, and continue with the key's next message.
 
     The dead letter can be retried later, but it then runs after newer messages of its key.
     """
-    keys = installation_in(context).group.parked_keys
-    chosen = _picked(keys, typed, in_base64, everything)
     confirm(f"Skip the failed message of {_named(chosen)}? The key continues without it.", yes)
     count = _each(chosen, lambda one: keys.skip(one.key, by=who(), of=one))
     print_done(as_json, {"skipped": count}, f"{counted(count, 'message')} moved to the dead letters; the keys continue")
 
 
 @parked.command(short_help="Delete the failed message; continue.")
-@_chosen
 @yes_option
-@json_option
-@click.pass_context
-@refusals
-def discard(
-    context: click.Context, typed: tuple[str, ...], in_base64: bool, everything: bool, yes: bool, as_json: bool
-) -> None:
+@prints_facts
+@_chosen
+def discard(keys: ParkedKeys, chosen: Sequence[ParkedKey], yes: bool, as_json: bool) -> None:
     """Delete each KEY's failed message permanently, and continue with the key's next message."""
-    keys = installation_in(context).group.parked_keys
-    chosen = _picked(keys, typed, in_base64, everything)
     confirm(f"Delete the failed message of {_named(chosen)} permanently?", yes)
     count = _each(chosen, lambda one: keys.discard(one.key, by=who(), of=one))
     print_done(as_json, {"discarded": count}, f"{counted(count, 'message')} deleted; the keys continue")

@@ -11,8 +11,8 @@ from celery_partitions.admin import drain as admin_drain
 from celery_partitions.admin import pause as admin_pause
 from celery_partitions.admin.workers import read_workers
 from celery_partitions.cli.context import installation_in, who
-from celery_partitions.cli.output import json_option, print_done, refusals
-from celery_partitions.runtime.installation import Installation
+from celery_partitions.cli.output import print_done, prints_facts
+from celery_partitions.runtime.group import Group
 from celery_partitions.store.names import INGRESS, partitions_and_ingress
 
 
@@ -23,48 +23,44 @@ def _queues(command: Callable[..., None]) -> Any:
 
 @click.command(short_help="Pause partitions.")
 @_queues
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def pause(context: click.Context, queues: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Pause partitions. QUEUE is a queue's name, a partition's number, or `ingress`.
 
     The worker finishes the current batch and keeps the partition. New messages wait in order. The partition stays paused
     until `resume`, even if workers restart.
     """
-    installation = installation_in(context)
-    group = installation.group
-    chosen = _chosen(installation, queues, everything)
-    done = admin_pause.pause(group.client, group.names, chosen, by=who())
-    _say(installation, as_json, "paused", done)
+    _set_paused(context, queues, everything, admin_pause.pause, "paused", as_json)
 
 
 @click.command(short_help="Resume paused partitions.")
 @_queues
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def resume(context: click.Context, queues: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Resume paused partitions. QUEUE is a queue's name, a partition's number, or `ingress`."""
-    installation = installation_in(context)
-    group = installation.group
-    chosen = _chosen(installation, queues, everything)
-    done = admin_pause.resume(group.client, group.names, chosen, by=who())
-    _say(installation, as_json, "resumed", done)
+    _set_paused(context, queues, everything, admin_pause.resume, "resumed", as_json)
 
 
-def _chosen(installation: Installation, queues: tuple[str, ...], everything: bool) -> list[str]:
-    installation.group.check()
-    known = partitions_and_ingress(installation.group.topology.served)
+def _set_paused(
+    context: click.Context, queues: tuple[str, ...], everything: bool, act: Callable[..., list[str]], what: str, as_json: bool
+) -> None:
+    group = installation_in(context).group
+    group.check()
+    changed = act(group.client, group.names, _chosen(group, queues, everything), by=who())
+    done = [group.names.queue_name(partition) for partition in changed]
+    print_done(as_json, {what: done}, f"{what}: {', '.join(done)}" if done else f"all of them were already {what}")
+
+
+def _chosen(group: Group, queues: tuple[str, ...], everything: bool) -> list[str]:
+    names, known = group.names, partitions_and_ingress(group.topology.served)
     if bool(queues) == everything:
         raise click.UsageError("name the queues or partitions, or pass --all")
     if everything:
         return known
     found = []
     for queue in queues:
-        partition = queue if queue == INGRESS or queue.isdigit() else installation.group.names.partition_of_queue(queue)
+        partition = queue if queue == INGRESS or queue.isdigit() else names.partition_of_queue(queue)
         if partition not in known:
-            names = installation.group.names
             raise click.ClickException(
                 f"{queue!r} is not a queue of this group. Its queues: {names.queue_name('0')} to {names.queue_name(known[-2])}, "
                 f"and {names.queue_name(INGRESS)}"
@@ -73,16 +69,9 @@ def _chosen(installation: Installation, queues: tuple[str, ...], everything: boo
     return list(dict.fromkeys(found))
 
 
-def _say(installation: Installation, as_json: bool, what: str, done: list[str]) -> None:
-    queues = [installation.group.names.queue_name(partition) for partition in done]
-    print_done(as_json, {what: queues}, f"{what}: {', '.join(queues)}" if queues else f"all of them were already {what}")
-
-
 @click.command(short_help="Move all partitions off a worker.")
 @click.argument("node")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def drain(context: click.Context, node: str, as_json: bool) -> None:
     """Make the worker NODE (as `workers` shows it) give up all its partitions after its current batch, and take no more.
 
@@ -94,9 +83,7 @@ def drain(context: click.Context, node: str, as_json: bool) -> None:
 
 @click.command(short_help="Let a drained worker take partitions again.")
 @click.argument("node")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def undrain(context: click.Context, node: str, as_json: bool) -> None:
     """Let the worker NODE take its share of the partitions again."""
     _set_draining(context, node, admin_drain.undrain, "no longer drained", as_json)

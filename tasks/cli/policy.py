@@ -10,7 +10,7 @@ import msgspec
 
 from celery_partitions.admin.policies import declared_policy
 from celery_partitions.cli.context import computation_named, installation_in, who
-from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.output import print_json, print_table, prints_facts
 from celery_partitions.model.policy import EXHAUSTED_CHOICES, Exhausted, PolicyChange, check_limit, effective_policy
 from celery_partitions.model.rate_limit import MAX_BURST, changed_limit
 from celery_partitions.runtime.installation import Installation
@@ -41,9 +41,7 @@ _SECONDS = _Number(min=0, max=1e9)
 @click.option("--rate-limit", help="How often calls may start, as 10/s, 100/m or 5/h; none: no limit. For computations that declare a limit.")
 @click.option("--burst", type=click.IntRange(1, MAX_BURST), help="How many calls may start at once after a pause.")
 @click.option("--reset", is_flag=True, help="Restore the policy declared in code.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def policy(
     context: click.Context,
     name: str,

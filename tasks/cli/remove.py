@@ -7,15 +7,13 @@ import click
 from celery_partitions.admin.numbers import counted
 from celery_partitions.admin.removal import count_states, remove_computation
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import json_option, print_json, refusals
+from celery_partitions.cli.output import print_json, prints_facts
 
 
 @click.command(short_help="Delete the states and timers of a computation that the code has no more.")
 @click.argument("name")
 @yes_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def remove(context: click.Context, name: str, yes: bool, as_json: bool) -> None:
     """Delete all states and timers of the computation NAME, after it was removed from the code. Its dead letters stay.
 

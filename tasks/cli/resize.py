@@ -10,7 +10,7 @@ import click
 
 from celery_partitions.admin.resize import Progress, Resize, describe, read_progress
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import json_option, print_json, refusals
+from celery_partitions.cli.output import print_json, prints_facts
 from celery_partitions.runtime.group import Group
 from celery_partitions.store.topology import read_topology
 
@@ -26,9 +26,7 @@ LOOK_SECONDS = 0.2
 @click.option("--finish", is_flag=True, help="End a resize whose keys have moved: no producer sends for the former number any more.")
 @click.option("--wait", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS", help="Wait for the keys to move at most this long; 0: do not wait.")
 @yes_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def resize(
     context: click.Context, partitions: int | None, status: bool, abort: bool, finish: bool, wait: float, yes: bool, as_json: bool
 ) -> None:

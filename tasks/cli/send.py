@@ -11,7 +11,7 @@ import click
 from celery_partitions.admin.numbers import counted
 from celery_partitions.cli.context import computation_named, installation_in
 from celery_partitions.cli.files import Rows
-from celery_partitions.cli.output import json_option, print_done, refusals
+from celery_partitions.cli.output import print_done, prints_facts
 from celery_partitions.model.errors import MessageError
 from celery_partitions.model.escaping import escape_lines
 from celery_partitions.producer.bulk import SendInterrupted, WhenFull, send_many
@@ -43,9 +43,7 @@ MAX_NAMED = 20
 )
 @click.option("--refused", type=click.Path(dir_okay=False), help="The file for refused rows. Default: FILE.refused.")
 @click.option("--ids", metavar="PREFIX", help="Give each message the id PREFIX:ROW, so that deduplicate= drops rows that are sent again.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def send(
     context: click.Context,
     name: str,

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from celery_partitions.cli.context import app_installation
-from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.output import print_json, print_table, prints_facts
 from celery_partitions.cli.reference import shown_value
 from celery_partitions.model.errors import SetupError
 from celery_partitions.runtime.installation import Installation
@@ -15,9 +15,7 @@ from celery_partitions_config.settings import SETTINGS, SettingsError
 
 
 @click.command(short_help="List the settings, their values and their sources.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def settings(context: click.Context, as_json: bool) -> None:
     """List every setting with its value and its source: code, environment, app configuration or default.
 

@@ -13,7 +13,6 @@ from celery_partitions.sinks.runner import keep_standard_output, run_sink
 @click.command(short_help="Deliver a pipeline's outputs to a function, TCP, a file or stdout.")
 @click.argument("name")
 @click.option("-l", "--loglevel", default="INFO", show_default=True, help="Lowest level to log, on standard error.")
-@click.pass_context
 @refusals
 def sink(context: click.Context, name: str, loglevel: str) -> None:
     """Deliver the outputs of the sink NAME, in order per key, at least once, until SIGTERM or SIGINT.

@@ -16,7 +16,6 @@ from celery_partitions.worker.logs import Escaping, JsonFormatter
 @click.command(short_help="Read a pipeline's source: TCP, generator, file or Redis stream.")
 @click.argument("names", metavar="NAME…", nargs=-1, required=True)
 @click.option("-l", "--loglevel", default="INFO", show_default=True, help="Lowest level to log, on standard error.")
-@click.pass_context
 @refusals
 def source(context: click.Context, names: tuple[str, ...], loglevel: str) -> None:
     """Read the source NAME and send its messages to the partition queues until SIGTERM or SIGINT. It then exits with code 0.

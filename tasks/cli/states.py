@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -21,7 +22,7 @@ from celery_partitions.cli.context import (
     who,
     yes_option,
 )
-from celery_partitions.cli.output import json_option, print_json, refusals
+from celery_partitions.cli.output import print_json, prints_facts
 from celery_partitions.runtime.installation import Installation
 
 #: With --yes, how often a change is attempted when the state keeps changing meanwhile.
@@ -46,9 +47,7 @@ def state() -> None:
 @click.argument("name")
 @key_argument
 @base64_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_json: bool) -> None:
     """Show the state of KEY in the state computation NAME, as last committed."""
     seen = _see(installation_in(context), name, typed_key(key, in_base64))
@@ -73,9 +72,7 @@ def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_j
 )
 @base64_option
 @yes_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def set_state(
     context: click.Context, name: str, key: str, new: str, replace: bool, in_base64: bool, yes: bool, as_json: bool
 ) -> None:
@@ -85,19 +82,10 @@ def set_state(
     If the current state cannot be read, only --replace can set one. The command shows the old and the new state and asks. If the state changes before you answer, nothing is
     written. The worker that owns the partition continues from the new state. The audit records user, time, old and new state.
     """
-    installation = installation_in(context)
-    computation = computation_named(installation, name, with_state=True)
-    assert computation.state is not None
-    for _ in range(TRIES if yes else 1):
-        seen = _see(installation, name, typed_key(key, in_base64))
-        made = state_from_json(computation.state, new, None if replace else seen.to_merge_with())
-        if not yes:
-            _show_change(seen, made)
-            confirm(f"Set the state of {shown_key(seen.key)!r}?", yes)
-        if installation.group.state_editor.set(seen, made, by=who()) == "ok":
-            _print_change(as_json, name, seen, made)
-            return
-    raise click.ClickException(state_changed(seen, shown_key(seen.key)))
+    computation = computation_named(installation_in(context), name, with_state=True)
+    state_class = computation.state
+    assert state_class is not None
+    _change(context, name, typed_key(key, in_base64), lambda seen: state_from_json(state_class, new, None if replace else seen.to_merge_with()), yes, as_json)
 
 
 @state.command(name="delete", short_help="Delete the state; asks first.")
@@ -105,24 +93,31 @@ def set_state(
 @key_argument
 @base64_option
 @yes_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def delete_state(context: click.Context, name: str, key: str, in_base64: bool, yes: bool, as_json: bool) -> None:
     """Delete the state of KEY in the state computation NAME. The key's next message starts from a new state object.
 
     The command shows the state and asks. The audit records the old state.
     """
+    _change(context, name, typed_key(key, in_base64), None, yes, as_json)
+
+
+def _change(
+    context: click.Context, name: str, key: str, make: Callable[[SeenState], Any] | None, yes: bool, as_json: bool
+) -> None:
+    """Replace a state by what `make` makes of it, or delete it (None), after the user has agreed to that."""
     installation = installation_in(context)
+    editor = installation.group.state_editor
     for _ in range(TRIES if yes else 1):
-        seen = _see(installation, name, typed_key(key, in_base64))
-        if seen.stored is None:
+        seen = _see(installation, name, key)
+        if make is None and seen.stored is None:
             raise click.ClickException(f"{name!r} has no state for the key {shown_key(seen.key)!r}")
+        made = None if make is None else make(seen)
         if not yes:
-            _show_change(seen, None)
-            confirm(f"Delete the state of {shown_key(seen.key)!r}?", yes)
-        if installation.group.state_editor.delete(seen, by=who()) == "ok":
-            _print_change(as_json, name, seen, None)
+            _show_change(seen, made)
+            confirm(f"{'Delete' if make is None else 'Set'} the state of {shown_key(seen.key)!r}?", yes)
+        if (editor.delete(seen, by=who()) if make is None else editor.set(seen, made, by=who())) == "ok":
+            _print_change(as_json, name, seen, made)
             return
     raise click.ClickException(state_changed(seen, shown_key(seen.key)))
 

@@ -6,13 +6,11 @@ import click
 
 from celery_partitions.admin.workers import read_workers
 from celery_partitions.cli.context import installation_in
-from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.output import print_json, print_table, prints_facts
 
 
 @click.command(short_help="Show each partition's owner, backlog and counts.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def status(context: click.Context, as_json: bool) -> None:
     """Show the owner, the backlog and the counts of each partition and of the ingress."""
     rows = installation_in(context).group.status()
@@ -44,9 +42,7 @@ def status(context: click.Context, as_json: bool) -> None:
 
 
 @click.command(short_help="List the workers and the partitions that each owns.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def workers(context: click.Context, as_json: bool) -> None:
     """List the partition workers: the queues that each owns, the queues it is pinned to, and whether it is being drained."""
     group = installation_in(context).group

@@ -8,7 +8,7 @@ import click
 
 from celery_partitions.admin.documents import json_key
 from celery_partitions.cli.context import base64_option, installation_in, key_argument, shown_key, typed_key
-from celery_partitions.cli.output import json_option, print_json, refusals
+from celery_partitions.cli.output import print_json, prints_facts
 
 _SIGNED = {True: "by a key of this process", False: "by no key of this process", None: "not verified: no key here"}
 
@@ -17,9 +17,7 @@ _SIGNED = {True: "by a key of this process", False: "by no key of this process",
 @click.argument("name")
 @key_argument
 @base64_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def stored(context: click.Context, name: str, key: str, in_base64: bool, as_json: bool) -> None:
     """Show the size and the signature of the state of KEY in the state computation NAME, without unpickling it.
 

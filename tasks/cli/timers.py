@@ -19,7 +19,7 @@ from celery_partitions.cli.context import (
     who,
     yes_option,
 )
-from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.output import print_json, print_table, prints_facts
 from celery_partitions.runtime.installation import Installation
 
 COLUMNS = ("computation", "timer", "due", "repeats", "message")
@@ -34,9 +34,7 @@ COLUMNS = ("computation", "timer", "due", "repeats", "message")
 @click.option("--computation", metavar="NAME", help="Only timers of this computation.")
 @base64_option
 @yes_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def timers(
     context: click.Context,
     key: str | None,

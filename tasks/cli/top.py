@@ -50,7 +50,6 @@ MAX_SHOWN = 50
 )
 @click.option("--by", type=click.Choice(["partition", "computation"]), default="partition", show_default=True, help="What a row is.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per update, for scripts.")
-@click.pass_context
 @refusals
 def top(context: click.Context, interval: float, sort: Sort | None, by: By, as_json: bool) -> None:
     """Watch the partitions live: what needs you, rates, sparklines of the last five minutes, backlog, latency, parked keys, dead letters.

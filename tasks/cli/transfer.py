@@ -12,7 +12,7 @@ from celery_partitions.admin.exporter import Exporter
 from celery_partitions.admin.importer import Importer
 from celery_partitions.admin.numbers import counted
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import json_option, print_done, refusals
+from celery_partitions.cli.output import print_done, prints_facts
 from celery_partitions.runtime.installation import Installation
 
 
@@ -20,9 +20,7 @@ from celery_partitions.runtime.installation import Installation
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--pause-all", is_flag=True, help="Pause all partitions during the export, for a snapshot that is consistent across them.")
 @yes_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def export_group(context: click.Context, file: Path, pause_all: bool, yes: bool, as_json: bool) -> None:
     """Write states, queues, parked keys and their mailboxes, delayed messages, dead letters and changed policies to FILE.
 
@@ -62,9 +60,7 @@ def _has_stages(installation: Installation) -> bool:
     "--replace", is_flag=True, help="First delete everything in the group, including its number of partitions."
 )
 @yes_option
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def import_group(context: click.Context, file: Path, replace: bool, yes: bool, as_json: bool) -> None:
     """Load FILE, written by `export`, into this group. Stop the group's workers first.
 

@@ -6,15 +6,13 @@ import click
 
 from celery_partitions.admin.state_versions import VersionReport, read_versions
 from celery_partitions.cli.context import installation_in
-from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.output import print_json, print_table, prints_facts
 from celery_partitions.model.escaping import escape
 
 
 @click.command(short_help="Show the versions of states and workers, and what a deploy waits for.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 while a deploy waits for something.")
-@json_option
-@click.pass_context
-@refusals
+@prints_facts
 def versions(context: click.Context, exit_code: bool, as_json: bool) -> None:
     """Show which versions of each computation's states are stored, and which the running workers have.
 

@@ -23,7 +23,6 @@ from celery_partitions.model.escaping import escape
 @click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Seconds between looks.")
 @click.option("--once", is_flag=True, help="Print what is known now, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each change, for scripts.")
-@click.pass_context
 @refusals
 def watch(context: click.Context, key: str, in_base64: bool, interval: float, once: bool, as_json: bool) -> None:
     """Follow KEY: its messages applied, failed and parked, what they sent, its states before and after, and what operators did.
