@@ -1,4 +1,4 @@
-"""Declares one setting: a field of the dataclass `Settings` with facts about it."""
+"""Declares one setting: a field of the dataclass `Settings` with the facts about it that its type and default do not tell."""
 
 from __future__ import annotations
 
@@ -12,18 +12,6 @@ T = TypeVar("T")
 UsedBy = Literal["all", "producers", "workers", "dashboard", "wallaroo"]
 
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
-    """The facts about a setting other than its name, type and default."""
-
-    parse: Callable[[str], Any]
-    help: str
-    used_by: UsedBy
-    #: The environment variable, if it is not `PARTITIONS_` and the field's name.
-    variable: str | None
-    secret: bool
-
-
 def setting(
     default: T,
     parse: Callable[[str], Any],
@@ -33,9 +21,12 @@ def setting(
     variable: str | None = None,
     secret: bool = False,
 ) -> T:
-    """Declare a setting. It returns a dataclass field, but has the default's type for mypy."""
-    declaration = Declaration(parse, help, used_by, variable, secret)
-    return field(default=default, repr=not secret, metadata={"setting": declaration})
+    """Declare a setting. It returns a dataclass field, but has the default's type for mypy.
+
+    `variable`: the environment variable, if it is not `PARTITIONS_` and the field's name.
+    """
+    facts = {"variable": variable, "parse": parse, "help": help, "used_by": used_by, "secret": secret}
+    return field(default=default, repr=not secret, metadata=facts)
 
 
 @dataclass(frozen=True, slots=True)

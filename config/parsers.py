@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +26,19 @@ def parse_switch(text: str) -> bool:
             raise ValueError("expected 1 or 0")
 
 
-def parse_number(text: str) -> float:
+def parse_number(text: str, *, zero: bool = True) -> float:
     """A number from zero."""
     try:
         number = float(text)
     except ValueError:
         raise ValueError("expected a number") from None
-    if not 0 <= number <= MAX_SECONDS:
-        raise ValueError(f"expected a number from 0 to {MAX_SECONDS:,}")
+    if not 0 <= number <= MAX_SECONDS or not (zero or number):
+        raise ValueError(f"expected a number {'from 0 to' if zero else 'greater than 0, at most'} {MAX_SECONDS:,}")
     return number
 
 
-def parse_seconds(text: str) -> float:
-    """A number greater than zero."""
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError("expected a number") from None
-    if not 0 < number <= MAX_SECONDS:
-        raise ValueError(f"expected a number greater than 0, at most {MAX_SECONDS:,}")
-    return number
+#: A number greater than zero.
+parse_seconds = partial(parse_number, zero=False)
 
 
 def parse_integer(text: str, least: int, limit: int | None = None) -> int:
@@ -59,24 +53,11 @@ def parse_integer(text: str, least: int, limit: int | None = None) -> int:
     return number
 
 
-def parse_count(text: str) -> int:
-    return parse_integer(text, 1)
-
-
-def parse_count_or_zero(text: str) -> int:
-    return parse_integer(text, 0)
-
-
-def parse_port(text: str) -> int:
-    return parse_integer(text, 0, 65535)
-
-
-def parse_partitions(text: str) -> int:
-    return parse_integer(text, 1, MAX_PARTITIONS)
-
-
-def parse_message_bytes(text: str) -> int:
-    return parse_integer(text, 1, MAX_MESSAGE_BYTES)
+parse_count = partial(parse_integer, least=1)
+parse_count_or_zero = partial(parse_integer, least=0)
+parse_port = partial(parse_integer, least=0, limit=65535)
+parse_partitions = partial(parse_integer, least=1, limit=MAX_PARTITIONS)
+parse_message_bytes = partial(parse_integer, least=1, limit=MAX_MESSAGE_BYTES)
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -96,8 +77,13 @@ def parse_group(text: str) -> str:
     return text
 
 
+def _words(text: str) -> tuple[str, ...]:
+    """The words that commas separate."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def parse_hosts(text: str) -> tuple[str, ...]:
-    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    hosts = _words(text.lower())
     for host in hosts:
         if not all(c.isalnum() or c in "-._:" for c in host) or (host.count(":") == 1):
             raise ValueError(f"expected names without http:// and without a port, for example flower.example.com, not {host!r}")
@@ -105,7 +91,7 @@ def parse_hosts(text: str) -> tuple[str, ...]:
 
 
 def parse_queues(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    names = _words(text)
     for name in names:
         if name != "*" and not all(c.isalnum() or c in "-_.:{}@/" for c in name):
             raise ValueError(f"{name!r} is not the name of a queue: use letters, digits and - _ . : {{ }} @ /, or * for any queue")
@@ -119,7 +105,7 @@ def parse_file(text: str) -> str:
 
 
 def parse_state_modules(text: str) -> tuple[str, ...]:
-    entries = tuple(part.strip() for part in text.split(",") if part.strip())
+    entries = _words(text)
     for entry in entries:
         if entry == "*":
             continue
@@ -134,7 +120,7 @@ def parse_words(text: str) -> tuple[str, ...]:
 
 
 def parse_signing_keys(text: str) -> tuple[bytes, ...]:
-    keys = tuple(part.strip().encode() for part in text.split(",") if part.strip())
+    keys = tuple(map(str.encode, _words(text)))
     if any(len(key) < 16 for key in keys):
         raise ValueError("each signing key needs at least 16 characters (openssl rand -hex 32 makes one)")
     return keys

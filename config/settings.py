@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from celery_partitions_config.declaration import Declaration, Setting, setting
+from celery_partitions_config.declaration import Setting, setting
 from celery_partitions_config.parsers import (
     MAX_MESSAGE_BYTES,
     MAX_PARTITIONS,
@@ -290,12 +290,10 @@ _KINDS = {int: "an integer", float: "a number", str: "a str", bool: "True or Fal
 def _table() -> dict[str, Setting]:
     table: dict[str, Setting] = {}
     for one in fields(Settings):
-        declared: Declaration | None = one.metadata.get("setting")
-        if declared is not None:
-            variable = declared.variable or f"PARTITIONS_{one.name.upper()}"
+        if one.metadata:
+            variable = one.metadata["variable"] or f"PARTITIONS_{one.name.upper()}"
             option = None if one.name == "redis_url" else variable.lower()
-            rest = (one.default, declared.parse, declared.help, declared.used_by, declared.secret)
-            table[one.name] = Setting(one.name, variable, option, *rest)
+            table[one.name] = Setting(field=one.name, option=option, default=one.default, **{**one.metadata, "variable": variable})
     return table
 
 

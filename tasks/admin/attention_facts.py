@@ -62,21 +62,6 @@ class ParkedCause:
     example: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetterKind:
-    """Similar dead letters."""
-
-    fingerprint: str
-    reason: str
-    task: str | None
-    error: str
-    count: int
-    oldest_died_at: float
-    newest_died_at: float
-    #: How many are still first in their key's mailbox, with the key parked behind.
-    in_place: int = 0
-
-
 class Pause(NamedTuple):
     who: str
     at: float
@@ -119,7 +104,7 @@ class Facts:
     parked: Sequence[ParkedCause] = ()
     #: There are more parked keys than were read.
     parked_cut: bool = False
-    dead_letter_kinds: Sequence[DeadLetterKind] = ()
+    dead_letter_kinds: Sequence[DeadLetterGroup] = ()
     pauses: Mapping[str, Pause] = field(default_factory=dict)
     sinks: Sequence[SinkFact] = ()
     sources: Sequence[SourceFact] = ()
@@ -149,7 +134,7 @@ class Attended(Readable, Protocol):
 
 
 def read_facts(
-    group: Attended, overview: Overview, ends: Ends, *, server: Sequence[Check] | None = None, kinds: Sequence[DeadLetterKind] | None = None
+    group: Attended, overview: Overview, ends: Ends, *, server: Sequence[Check] | None = None, kinds: Sequence[DeadLetterGroup] | None = None
 ) -> Facts:
     """Read what the rules need. `server`, `kinds`: as read before, because these two cost more than the rest. Raises redis-py's errors."""
     parked, cut = read_parked_causes(group, overview)
@@ -234,16 +219,9 @@ def read_parked_causes(group: Attended, overview: Overview) -> tuple[list[Parked
     return list(found.values()), not left
 
 
-def read_kinds(group: Attended) -> list[DeadLetterKind]:
+def read_kinds(group: Attended) -> list[DeadLetterGroup]:
     """The kinds of dead letters among the first `MAX_DEAD_LETTERS`, the newest kind first."""
-    kinds = [_kind(one) for one in grouped(islice(group.dead_letters.all(), MAX_DEAD_LETTERS))]
-    return sorted(kinds, key=lambda kind: -kind.oldest_died_at)
-
-
-def _kind(group: DeadLetterGroup) -> DeadLetterKind:
-    return DeadLetterKind(
-        group.fingerprint, group.reason, group.task, group.error, group.count, group.oldest_died_at, group.newest_died_at, group.in_place
-    )
+    return sorted(grouped(islice(group.dead_letters.all(), MAX_DEAD_LETTERS)), key=lambda kind: -kind.oldest_died_at)
 
 
 def read_pauses(group: Attended, overview: Overview) -> dict[str, Pause]:

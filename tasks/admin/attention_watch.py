@@ -10,15 +10,9 @@ from typing import Any
 import msgspec
 
 from celery_partitions.admin.attention import Attention, look, words
-from celery_partitions.admin.attention_facts import (
-    Attended,
-    DeadLetterKind,
-    Ends,
-    read_facts,
-    read_kinds,
-    server_findings,
-)
+from celery_partitions.admin.attention_facts import Attended, Ends, read_facts, read_kinds, server_findings
 from celery_partitions.admin.checks import Check
+from celery_partitions.admin.dead_letter_query import DeadLetterGroup
 from celery_partitions.admin.overview import Overview, read_overview
 
 #: What is older is read again.
@@ -41,7 +35,7 @@ class AttentionWatch:
         self._lock = threading.Lock()
         self._found: tuple[float, list[Attention]] | None = None
         self._server: tuple[float, Sequence[Check]] | None = None
-        self._kinds: tuple[float, int, Sequence[DeadLetterKind]] | None = None
+        self._kinds: tuple[float, int, Sequence[DeadLetterGroup]] | None = None
 
     def look(self, overview: Overview | None = None) -> list[Attention]:
         """What needs an operator, as it was at most `fresh_seconds` ago, worst first. Raises what `read_overview` raises.
@@ -66,7 +60,7 @@ class AttentionWatch:
             self._server = (now, server_findings(self.group))
         return self._server[1]
 
-    def _dead_letters(self, now: float, overview: Overview) -> Sequence[DeadLetterKind]:
+    def _dead_letters(self, now: float, overview: Overview) -> Sequence[DeadLetterGroup]:
         count = sum(one.status.dead for one in overview.partitions)
         known = self._kinds
         if known is None or known[1] != count or now - known[0] >= KINDS_SECONDS:

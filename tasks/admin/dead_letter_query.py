@@ -6,9 +6,10 @@ import base64
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from heapq import heappush, heappushpop
 from typing import Any
+
+import msgspec
 
 from celery_partitions.admin.dead_letters import DeadLetterPlace, DeadLetters, died, fingerprint, raw_text
 from celery_partitions.admin.documents import json_message
@@ -18,8 +19,7 @@ from celery_partitions.store.dead_letters import DeadLetter
 MAX_TEXTS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetterQuery:
+class DeadLetterQuery(msgspec.Struct, frozen=True):
     """A dead letter fits if all fields match. An empty field matches every dead letter."""
 
     #: Searched in key, id, message id, task, error, traceback and message. Case does not matter.
@@ -36,7 +36,7 @@ class DeadLetterQuery:
     @property
     def fields(self) -> dict[str, Any]:
         """The fields that are not empty, as in the body of an action."""
-        return {name: value for name, value in asdict(self).items() if value}
+        return {name: value for name in DeadLetterQuery.__struct_fields__ if (value := getattr(self, name))}
 
     @property
     def anything(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 from tornado.escape import utf8
-from tornado.web import HTTPError, authenticated
+from tornado.web import HTTPError
 
 from celery_partitions.admin.dead_letter_query import DeadLetterQuery
 from celery_partitions.admin.dead_letters import DeadLetterPlace
@@ -74,30 +74,44 @@ class OfWorker(msgspec.Struct, forbid_unknown_fields=True):
     node: str
 
 
-class OfDeadLetters(msgspec.Struct, forbid_unknown_fields=True):
-    """Selects dead letters: by ids, by text, partition, reason, fingerprint, computation (`task`) and time of death, or all."""
+class OfDeadLetters(DeadLetterQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Selects dead letters: by ids, by a query, or all."""
 
-    ids: list[str] = []
-    text: str = ""
-    partition: str = ""
-    reason: str = ""
-    fingerprint: str = ""
-    after: float = 0.0
-    before: float = 0.0
-    task: str = ""
+    ids: tuple[str, ...] = ()
     all: bool = False
     #: Only the oldest of those that match.
     limit: int | None = None
 
 
-class ParkedMany(msgspec.Struct, forbid_unknown_fields=True):
+class ParkedMany(ParkedQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Selects parked keys. `limit`: only the first ones, longest waiting first."""
 
-    why: str = ""
-    task: str = ""
-    text: str = ""
-    partition: str = ""
     limit: int | None = None
+
+
+class Pause(Action):
+    """POST /api/partitions/PARTITION/pause, …/resume: pause or resume the partition."""
+
+    def act(self, body: msgspec.Struct, partition: str, what: str) -> dict[str, Any]:
+        group = self.installation.group
+        name = group.names.queue_name(self.known_partition(partition))
+        changed = bool((pause if what == "pause" else resume)(group.client, group.names, [partition], by=self.who))
+        state = "paused" if what == "pause" else "running"
+        return {"queue": name, "changed": changed, "message": f"{name} is {'' if changed else 'already '}{state}"}
+
+
+class Drain(Action):
+    """POST /api/partitions/workers/drain, …/undrain: make a worker give up its partitions and take no more, or let it take its share again."""
+
+    form = OfWorker
+
+    def act(self, body: OfWorker, what: str) -> dict[str, Any]:
+        node, group = body.node, self.installation.group
+        answer = (drain if what == "drain" else undrain)(group.client, group.names, node, by=self.who)
+        if answer == "unknown":
+            raise HTTPError(404, f"no worker {node[:200]} is running; nothing was done")
+        done = "gives up its partitions, and takes no more" if what == "drain" else "takes its share of the partitions again"
+        return {"node": node, "changed": answer == "ok", "message": f"{node} {done}"}
 
 
 class KeyAction(Action):
@@ -107,49 +121,18 @@ class KeyAction(Action):
         return self.key_of(utf8(body.key), body.base64)
 
 
-class Pause(Action):
-    """POST /api/partitions/PARTITION/pause, …/resume: pause or resume the partition."""
-
-    @authenticated
-    async def post(self, partition: str, what: str) -> None:
-        self.check_writable()
-        group = self.installation.group
-        name = group.names.queue_name(self.known_partition(partition))
-        act = pause if what == "pause" else resume
-        changed = bool(await self.acting(lambda: act(group.client, group.names, [partition], by=self.who)))
-        state = "paused" if what == "pause" else "running"
-        self.answer({"queue": name, "changed": changed, "message": f"{name} is {'' if changed else 'already '}{state}"})
-
-
-class Drain(Action):
-    """POST /api/partitions/workers/drain, …/undrain: make a worker give up its partitions and take no more, or let it take its share again."""
-
-    @authenticated
-    async def post(self, what: str) -> None:
-        self.check_writable()
-        node, group = self.body(OfWorker).node, self.installation.group
-        act = drain if what == "drain" else undrain
-        answer = await self.acting(lambda: act(group.client, group.names, node, by=self.who))
-        if answer == "unknown":
-            raise HTTPError(404, f"no worker {node[:200]} is running; nothing was done")
-        done = "gives up its partitions, and takes no more" if what == "drain" else "takes its share of the partitions again"
-        self.answer({"node": node, "changed": answer == "ok", "message": f"{node} {done}"})
-
-
 class ParkedAction(KeyAction):
     """POST /api/partitions/key/retry, …/skip, …/discard: retry, skip or discard the failed message of a parked key."""
 
-    @authenticated
-    async def post(self, what: str) -> None:
-        self.check_writable()
-        body = self.body(OfParked)
-        key = self.key_in(body)
-        answer = await self.acting(self._act, key, what, body)
+    form = OfParked
+
+    def act(self, body: OfParked, what: str) -> dict[str, Any]:
+        answer = self._answer(self.key_in(body), what, body)
         if answer != "ok":
             raise HTTPError(409, refusal(answer))
-        self.answer({"done": what, "message": _PARKED_DONE[what]})
+        return {"done": what, "message": _PARKED_DONE[what]}
 
-    def _act(self, key: str, what: str, body: OfParked) -> Answer:
+    def _answer(self, key: str, what: str, body: OfParked) -> Answer:
         keys = self.installation.group.parked_keys
         seen = keys.get(key)
         if seen is None:
@@ -164,18 +147,15 @@ class ParkedAction(KeyAction):
 class ParkedManyAction(Action):
     """POST /api/partitions/parked/retry, …/skip: retry or skip the failed messages of all matching parked keys, or of the first `limit`."""
 
-    @authenticated
-    async def post(self, what: str) -> None:
-        self.check_writable()
-        body = self.body(ParkedMany)
+    form = ParkedMany
+
+    def act(self, body: ParkedMany, what: str) -> dict[str, Any]:
         if body.why == "running":
             raise HTTPError(400, "the calls of running keys are in flight; there is nothing to retry or skip")
-        query = ParkedQuery(body.why, body.task, body.text, self.known_partition(body.partition) if body.partition else "")
-        self.answer(await self.acting(self._act, what, query, body.limit))
-
-    def _act(self, what: str, query: ParkedQuery, limit: int | None) -> dict[str, Any]:
+        if body.partition:
+            self.known_partition(body.partition)
         keys = self.installation.group.parked_keys
-        found = query.find(keys)[:limit]
+        found = body.find(keys)[: body.limit]
         if what == "retry":
             answers = [keys.retry(one.key, by=self.who) for one in found]
         else:
@@ -189,16 +169,12 @@ class ParkedManyAction(Action):
 class SetState(KeyAction):
     """POST /api/partitions/key/state: preview a new state, or replace the previewed state (`digest`) with it."""
 
-    @authenticated
-    async def post(self) -> None:
-        self.check_writable()
-        body = self.body(NewState)
+    form = NewState
+
+    def act(self, body: NewState) -> dict[str, Any]:
         if body.digest is None and not body.preview:
             raise HTTPError(400, "digest is missing: send preview: true first, then the digest that it returns")
-        self.answer(await self.acting(self._act, self.key_in(body), body))
-
-    def _act(self, key: str, body: NewState) -> dict[str, Any]:
-        seen = see(self.installation, body, key, stale_is_refused=not body.preview)
+        seen = see(self.installation, body, self.key_in(body), stale_is_refused=not body.preview)
         text = body.state if isinstance(body.state, str) else msgspec.json.encode(body.state)
         assert seen.computation.state is not None
         base = None if body.replace else seen.to_merge_with()  # its StateError is a 409, because the request is valid
@@ -222,14 +198,10 @@ class SetState(KeyAction):
 class Forget(KeyAction):
     """POST /api/partitions/key/forget: delete the state. The key's next message starts from a new state."""
 
-    @authenticated
-    async def post(self) -> None:
-        self.check_writable()
-        body = self.body(OfState)
-        self.answer(await self.acting(self._act, self.key_in(body), body))
+    form = OfState
 
-    def _act(self, key: str, body: OfState) -> dict[str, Any]:
-        seen = see(self.installation, body, key)
+    def act(self, body: OfState) -> dict[str, Any]:
+        seen = see(self.installation, body, self.key_in(body))
         if seen.stored is None:
             raise HTTPError(409, "the key has no state; nothing was done")
         if self.installation.group.state_editor.delete(seen, by=self.who) != "ok":
@@ -240,14 +212,10 @@ class Forget(KeyAction):
 class CancelTimer(KeyAction):
     """POST /api/partitions/key/cancel-timer: cancel the timer `timer` of a key."""
 
-    @authenticated
-    async def post(self) -> None:
-        self.check_writable()
-        body = self.body(OfTimer)
-        self.answer(await self.acting(self._act, self.key_in(body), body))
+    form = OfTimer
 
-    def _act(self, key: str, body: OfTimer) -> dict[str, Any]:
-        seen = see(self.installation, body, key, stale_is_refused=False)
+    def act(self, body: OfTimer) -> dict[str, Any]:
+        seen = see(self.installation, body, self.key_in(body), stale_is_refused=False)
         try:
             answer = cancel_timer(self.installation.group.state_editor, seen, body.timer, by=self.who)
         except StateError as error:
@@ -260,24 +228,20 @@ class CancelTimer(KeyAction):
 class DeadLettersAction(Action):
     """POST /api/partitions/dead-letters/retry, …/discard: retry or delete dead letters."""
 
-    @authenticated
-    async def post(self, what: str) -> None:
-        self.check_writable()
-        body = self.body(OfDeadLetters)
-        partition = self.known_partition(body.partition) if body.partition else ""
-        common = DeadLetterQuery(body.text, partition, body.reason, body.fingerprint, body.after, body.before, body.task)
-        if sum((bool(body.ids), common.anything, body.all)) != 1:
+    form = OfDeadLetters
+
+    def act(self, body: OfDeadLetters, what: str) -> dict[str, Any]:
+        if body.partition:
+            self.known_partition(body.partition)
+        if sum((bool(body.ids), body.anything, body.all)) != 1:
             raise HTTPError(400, "expected one of: ids; a filter (text, partition, reason, fingerprint, after, before, task); all: true")
         if body.limit is not None and body.limit < 1:
             raise HTTPError(400, "limit must be at least 1")
-        self.answer(await self.acting(self._act, what, body.ids, common, body.limit))
-
-    def _act(self, what: str, ids: list[str], common: DeadLetterQuery, limit: int | None) -> dict[str, Any]:
         dead_letters = self.installation.group.dead_letters
-        if ids:
-            found = [DeadLetterPlace.of(one) for one in map(dead_letters.get, ids) if one is not None]
+        if body.ids:
+            found = [DeadLetterPlace.of(one) for one in map(dead_letters.get, body.ids) if one is not None]
         else:
-            found = common.places(dead_letters)[:limit]
+            found = body.places(dead_letters)[: body.limit]
         if what == "discard":
             gone = dead_letters.discard(found, by=self.who)
             return {"discarded": gone, "message": f"{gone:,} deleted"}

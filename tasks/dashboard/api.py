@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tornado.escape import utf8
 from tornado.web import HTTPError, authenticated
 
@@ -53,21 +51,18 @@ class Key(Api):
         self.answer(await self.reading(look_at_key, self.live.watch, self.installation, spelled))
 
 
-class HistoryJson(Common):
-    """Shared by the page's and the API's history."""
+class PageHistory(Common):
+    """Our pages' charts ask for this."""
 
-    async def found(self) -> dict[str, Any]:
+    @authenticated
+    async def get(self) -> None:
         word, partition = self.word("seconds", "3600"), self.word("partition")
         if word not in map(str, RANGES):
             raise HTTPError(400, f"seconds must be one of {', '.join(map(str, RANGES))}")
         if partition:
             self.known_partition(partition)
-        return await self.reading(look_at_history, self.live.watch, self.installation, int(word), partition, self.word("computation"))
+        self.answer(await self.reading(look_at_history, self.live.watch, self.installation, int(word), partition, self.word("computation")))
 
 
-class History(HistoryJson, Api):
+class History(PageHistory, Api):
     """GET /api/partitions/history, ?seconds=… ?partition=… ?computation=…: a chart's samples and marks, from what workers wrote."""
-
-    @authenticated
-    async def get(self) -> None:
-        self.answer(await self.found())

@@ -13,7 +13,7 @@ import msgspec
 from tornado.iostream import StreamClosedError
 from tornado.web import authenticated
 
-from celery_partitions.dashboard.handlers import JSON_TYPE, Api, Common
+from celery_partitions.dashboard.handlers import Api, Common
 from celery_partitions.dashboard.live import FAILURES, describe
 
 
@@ -77,8 +77,6 @@ class PageOverview(Common):
 
     @authenticated
     async def get(self) -> None:
-        text = await self.reading(self.live.watch.with_attention)
+        found = await self.reading(self.live.watch.with_attention)
         self.live.touch()
-        self.set_header("Content-Type", JSON_TYPE)
-        self.set_header("Cache-Control", "no-store")
-        self.finish(msgspec.json.encode(text))
+        self.answer(found)

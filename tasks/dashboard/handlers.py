@@ -16,7 +16,7 @@ import msgspec
 import redis
 from flower.api import BaseApiHandler
 from flower.views import BaseHandler
-from tornado.web import HTTPError
+from tornado.web import HTTPError, authenticated
 
 from celery_partitions.admin.dead_letter_query import DeadLetterQuery
 from celery_partitions.admin.state_json import plain_value
@@ -54,6 +54,12 @@ class Common(BaseHandler):  # type: ignore[misc]
     @property
     def live(self) -> Live:
         return live_of(self.application, self.installation)
+
+    def answer(self, value: Any) -> None:
+        """Finish with JSON. A value that JSON cannot represent is shown by its fields."""
+        self.set_header("Content-Type", JSON_TYPE)
+        self.set_header("Cache-Control", "no-store")
+        self.finish(msgspec.json.encode(value, enc_hook=plain_value))
 
     async def blocking(self, function: Callable[..., T], *words: Any) -> T:
         """Call a blocking function in the executor. Raises 403 if Flower's Redis user lacks a permission, 503 if Redis is not reachable."""
@@ -146,12 +152,6 @@ class Common(BaseHandler):  # type: ignore[misc]
 class Api(Common, BaseApiHandler):  # type: ignore[misc]
     """Base of the JSON API. Like Flower's own API it answers 401 if Flower has no login, unless FLOWER_UNAUTHENTICATED_API is set."""
 
-    def answer(self, value: Any) -> None:
-        """Finish with JSON. A value that JSON cannot represent is shown by its fields."""
-        self.set_header("Content-Type", JSON_TYPE)
-        self.set_header("Cache-Control", "no-store")
-        self.finish(value if isinstance(value, bytes) else msgspec.json.encode(value, enc_hook=plain_value))
-
     def write_error(self, status_code: int, **more: Any) -> None:
         """Answer `{"error": …}`. A 401 asks for the login, so that a browser that knows it sends it."""
         error = (more.get("exc_info") or (None, None))[1]
@@ -162,7 +162,18 @@ class Api(Common, BaseApiHandler):  # type: ignore[misc]
 
 
 class Action(Api):
-    """Base of the actions: POST only, refused in read-only mode and for pages of other sites."""
+    """Base of the actions: POST only, refused in read-only mode and for pages of other sites. The answer is what `act` returns."""
+
+    #: The form of the body.
+    form: type[msgspec.Struct] = msgspec.Struct
+    #: Called in the executor with the body, and with the words of the address.
+    act: Callable[..., dict[str, Any]]
+
+    @authenticated
+    async def post(self, *words: str) -> None:
+        if self.application.options.read_only:
+            raise HTTPError(403, "Read only mode is enabled")
+        self.answer(await self.acting(self.act, self.body(self.form), *words))
 
     def check_xsrf_cookie(self) -> None:
         """Flower's check, and additionally refuse pages of other sites even if Flower has no login."""
@@ -176,10 +187,6 @@ class Action(Api):
         if foreign:
             raise HTTPError(403, "Cross-site request forbidden")
         super().check_xsrf_cookie()
-
-    def check_writable(self) -> None:
-        if self.application.options.read_only:
-            raise HTTPError(403, "Read only mode is enabled")
 
     async def acting(self, function: Callable[..., T], *words: Any) -> T:
         """Like `blocking`, for changes: the next read of the overview shows the result."""

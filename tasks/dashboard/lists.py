@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -31,7 +31,7 @@ PAGE_ROWS = 50
 MAX_AUDIT = 2_000
 
 
-class ParkedQuery(NamedTuple):
+class ParkedQuery(msgspec.Struct, frozen=True):
     """A parked key fits if all fields match. An empty field matches every key, but those that wait for their turn only if asked for: they are no trouble."""
 
     why: str = ""

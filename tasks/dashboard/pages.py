@@ -11,8 +11,7 @@ from tornado.web import HTTPError, authenticated
 
 from celery_partitions.admin.documents import json_dead_letter
 from celery_partitions.dashboard import formatting
-from celery_partitions.dashboard.api import HistoryJson
-from celery_partitions.dashboard.handlers import JSON_TYPE, NOT_INSTALLED, Common
+from celery_partitions.dashboard.handlers import NOT_INSTALLED, Common
 from celery_partitions.dashboard.loader import static_version
 from celery_partitions.dashboard.page_data import look_at_key, look_at_partition
 from celery_partitions.dashboard.protection import STRICT_POLICY
@@ -121,14 +120,3 @@ class DeadLettersDownload(Page):
         while lines := await self.blocking(lambda: [msgspec.json.encode(one) for one in islice(found, LINES_AT_ONCE)]):
             self.write(b"\n".join(lines) + b"\n")
             await self.flush()
-
-
-class PageHistory(HistoryJson):
-    """Our pages' charts ask for this."""
-
-    @authenticated
-    async def get(self) -> None:
-        found = await self.found()
-        self.set_header("Content-Type", JSON_TYPE)
-        self.set_header("Cache-Control", "no-store")
-        self.finish(msgspec.json.encode(found))

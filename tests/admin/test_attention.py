@@ -9,17 +9,9 @@ from typing import Any
 import pytest
 
 from celery_partitions.admin.attention import RULES, Attention, counts, drained, look
-from celery_partitions.admin.attention_facts import (
-    DeadLetterKind,
-    Facts,
-    Pace,
-    ParkedCause,
-    Pause,
-    SinkFact,
-    SourceFact,
-    pace,
-)
+from celery_partitions.admin.attention_facts import Facts, Pace, ParkedCause, Pause, SinkFact, SourceFact, pace
 from celery_partitions.admin.checks import Check
+from celery_partitions.admin.dead_letter_query import DeadLetterGroup
 from celery_partitions.admin.overview import Overview, PartitionOverview
 from celery_partitions.admin.resize import Progress
 from celery_partitions.admin.status import PartitionStatus
@@ -176,8 +168,10 @@ def test_hostile_text_stays_on_one_short_line() -> None:
 
 
 def test_new_kinds_of_dead_letters() -> None:
-    new = DeadLetterKind("f1", "failed", "pay", "ValueError: no", 8, NOW - 3600, NOW - 60)
-    old, in_place = replace(new, fingerprint="f2", oldest_died_at=NOW - 90_000), replace(new, fingerprint="f3", in_place=8)
+    new, old, in_place = (DeadLetterGroup(name, 1) for name in ("f1", "f2", "f3"))
+    for one in (new, old, in_place):
+        one.error, one.count, one.oldest_died_at, one.newest_died_at = "ValueError: no", 8, NOW - 3600, NOW - 60
+    old.oldest_died_at, in_place.in_place = NOW - 90_000, 8
     found = only(look(facts(partition(), dead_letter_kinds=[new, old, in_place])), "dead-letters")
     assert (found.since, found.count, found.page) == (NOW - 3600, 8, "partitions/dead-letters?fingerprint=f1")
     assert "ValueError: no" in found.what

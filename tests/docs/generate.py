@@ -19,6 +19,7 @@ from celery_partitions.admin.attention import RULES
 from celery_partitions.admin.metrics import families
 from celery_partitions.cli.commands import partitions
 from celery_partitions.cli.reference import settings_table
+from celery_partitions.dashboard.handlers import Action
 from celery_partitions.dashboard.urls import HANDLERS
 from celery_partitions.model.errors import PartitionError
 from celery_partitions.worker.partition_state import TRANSITIONS, Event, State
@@ -89,7 +90,7 @@ def routes() -> str:
         assert isinstance(spec, URLSpec)
         path = spec.regex.pattern.removesuffix("$")
         if path.startswith("/api/"):
-            method = "POST" if "post" in vars(spec.handler_class) else "GET"
+            method = "POST" if issubclass(spec.handler_class, Action) else "GET"
             path = path.replace("([0-9]+|ingress)", "PARTITION").replace("(.+)", "KEY").replace("(", "{").replace(")", "}")
             help_text = spec.kwargs["view"].help if spec.kwargs else first_sentences(spec.handler_class.__doc__)
             rows.append((method, f"`{path}`", _without_address(help_text)))
