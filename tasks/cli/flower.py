@@ -22,8 +22,12 @@ def flower(context: click.Context, options: tuple[str, ...]) -> None:
     if any(word.lstrip("-").partition("=")[0] == "conf" for word in options):
         raise click.UsageError("--conf cannot be used: Flower reads our configuration through it. Use other options, or FLOWER_ variables")
     app_installation(context).resolved.check("dashboard")
-    from flower.command import flower as stock  # noqa: PLC0415 - Flower loads a web server, and no other command needs it
+    import tornado.options  # noqa: PLC0415 - Flower loads a web server, and no other command needs it
+    from flower.command import flower as stock  # noqa: PLC0415 - likewise
 
     conf = find_spec("celery_partitions_config.flowerconfig")
     assert conf is not None and conf.origin is not None
-    context.invoke(stock, tornado_argv=(f"--conf={conf.origin}", *options))
+    try:
+        context.invoke(stock, tornado_argv=(f"--conf={conf.origin}", *options))
+    except tornado.options.Error as error:
+        raise click.UsageError(f"Flower: {error}. Write options as --name=value, for example --port=5555") from error

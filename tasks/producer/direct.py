@@ -146,7 +146,7 @@ class DirectPublisher:
                 return await client.connection_pool.get_connection()
             except _CONNECTING as error:
                 if limit is not None and retries >= limit:
-                    raise OperationalError(str(error)) from error
+                    raise self._installation.unreachable(error) from error
             retries += 1
             await asyncio.sleep(next(waits))
 
@@ -164,11 +164,11 @@ class DirectPublisher:
             return get()
         except _CONNECTING as error:
             if not self._app.conf.task_publish_retry:
-                raise OperationalError(str(error)) from error
+                raise self._installation.unreachable(error) from error
         try:
             return retry_over_time(get, _CONNECTING, **self._retry_policy())
         except _CONNECTING as error:
-            raise OperationalError(str(error)) from error
+            raise self._installation.unreachable(error) from error
 
 
 class TaskTemplate:

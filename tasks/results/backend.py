@@ -14,7 +14,9 @@ def why_not_own_backend(installation: Installation) -> str | None:
     """Why results cannot be part of commits in the broker's Redis; None if they can. May ask both servers for their ids."""
     backend = installation.app.backend
     if not isinstance(backend, RedisBackend):
-        return f"the result backend is {backend.as_uri() or type(backend).__name__}, but results of computations are written by commits in the broker's Redis"
+        name = backend.as_uri() or type(backend).__name__
+        what = "the app has no result backend" if name == "disabled://" else f"the app's result backend is {name}"
+        return f"{what}; the results of computations are written by their commits, so they must be in the broker's Redis"
     client = installation.group.client
     mine = client.connection_pool.connection_kwargs
     theirs = backend.client.connection_pool.connection_kwargs
@@ -40,7 +42,7 @@ def check_backend(installation: Installation) -> None:
         if why is not None:
             raise SetupError(
                 f"computation {replying[0]!r} is declared with reply=True, but {why}. Set result_backend to the broker's URL, or "
-                "remove reply="
+                "declare the computation without reply=True"
             )
         _try_to_answer(installation, replying[0])
 

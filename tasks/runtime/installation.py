@@ -134,6 +134,8 @@ class Installation:
         match self.resolved.sources["redis_url"]:
             case "environment":
                 return "REDIS_URL"
+            case "default" if self.by_default:
+                return "the default, because REDIS_URL is not set, and no app with celery_partitions.install(app) was imported"
             case "default":
                 return "the default, because neither REDIS_URL nor the app's broker_url is set"
             case source:
@@ -242,7 +244,11 @@ class Installation:
             if self.settings.queue_max_length:
                 Backlog(self.group.client, self.group.names, self.settings.queue_max_length).refuse({partition: 1})
         except (redis.RedisError, OSError) as error:
-            raise OperationalError(str(error)) from error
+            raise self.unreachable(error) from error
+
+    def unreachable(self, error: Exception) -> OperationalError:
+        """The error of a producer whose broker can't be reached. It says which setting has the address."""
+        return OperationalError(f"{str(error).rstrip('.')}. The address comes from {self.redis_source}")
 
     async def make_sure_of_room_async(self, partition: str) -> None:
         """The same in the running event loop."""
@@ -252,7 +258,7 @@ class Installation:
                 backlog = Backlog(self.group.client, self.group.names, self.settings.queue_max_length)
                 await self.group.async_clients.run(backlog.refusal({partition: 1}))
         except (redis.RedisError, OSError) as error:
-            raise OperationalError(str(error)) from error
+            raise self.unreachable(error) from error
 
     def route(
         self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any = None, **more: Any

@@ -109,6 +109,18 @@ def _look(client: redis.Redis, info: Mapping[str, Any]) -> list[Finding]:
     return findings
 
 
+def has_other_databases(client: redis.Redis) -> bool:
+    """Whether there are keys in another database of the server than the client's; True if the server does not tell."""
+    if isinstance(client, Servers):
+        return any(has_other_databases(one) for one in client.all().values())
+    try:
+        databases = client.info("keyspace")
+    except redis.ResponseError:
+        return True
+    own = f"db{client.connection_pool.connection_kwargs.get('db') or 0}"
+    return any(name != own for name in databases)
+
+
 def is_cluster(info: Mapping[str, Any]) -> bool:
     """Whether a server's INFO says that it runs in cluster mode, even with one node."""
     return bool(int(info.get("cluster_enabled", 0)))

@@ -38,6 +38,7 @@ from celery_partitions.store.names import INGRESS
 from celery_partitions.store.server import look_at_server
 from celery_partitions.store.topology import agree_on_topology
 from celery_partitions.store.worker_code import WorkerCode
+from celery_partitions.worker.bystander import warn_if_nobody_computes
 from celery_partitions.worker.call_turns import begin_calls
 from celery_partitions.worker.calls import LifespanFailed
 from celery_partitions.worker.consumer import make_patient
@@ -136,6 +137,8 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             _note_queues(self.installation, worker)
         self.partitions = None if self.installation is None else requested_partitions(self.installation, worker)
         self.enabled = self.partitions is not None
+        if self.installation is not None and not self.enabled:
+            warn_if_nobody_computes(self.installation, worker.partition_options)
         # In a worker without partitions, too. A sink's worker has an installation of its own.
         groups = [one.group.names for one in (self.installation, installation_of(worker.app)) if one is not None]
         keep_kombu_away(worker.app, lambda queue: any(names.is_for_partition_workers(queue) for names in groups))

@@ -4,7 +4,8 @@ Usually that is a Celery worker whose app has no `install`: kombu takes messages
 partition removes messages from its queue, in commits; everyone else only adds some. So there are two signs:
 
 - A commit finds other messages at the head of the queue than those that this worker has read.
-- A queue that was empty got a message, and is empty again although this worker has committed nothing.
+- A queue that was empty got a message, and is empty again although this worker has committed nothing. This proves nothing if the server has
+  other databases: it notifies of their changes, too, and a queue of the same name may be in one of them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ LOG_SECONDS, VANISHED = 60.0, 3
 
 
 class ForeignConsumers:
-    """Used by the loop's thread. `on_removal(owned)` is called for each sign."""
+    """Used by the loop's thread. `on_removal(owned)` is called for each sign. `is_shared`: whether the server has other databases."""
 
-    def __init__(self, names: Names, clock: Callable[[], float], on_removal: Callable[[OwnedPartition], None]) -> None:
-        self.names, self.clock, self.on_removal = names, clock, on_removal
+    def __init__(
+        self, names: Names, clock: Callable[[], float], on_removal: Callable[[OwnedPartition], None], is_shared: Callable[[], bool]
+    ) -> None:
+        self.names, self.clock, self.on_removal, self.is_shared = names, clock, on_removal, is_shared
         self._counts: dict[str, int] = {}
         self._vanished: dict[str, list[float]] = {}
         self._logged_at: float | None = None
@@ -47,7 +50,11 @@ class ForeignConsumers:
         now = self.clock()
         times = [*self._vanished.get(owned.partition, ()), now]
         self._vanished[owned.partition] = [time for time in times if now - time < LOG_SECONDS][-VANISHED:]
-        if len(self._vanished[owned.partition]) == VANISHED:
+        if len(self._vanished[owned.partition]) < VANISHED:
+            return
+        if self.is_shared():
+            del self._vanished[owned.partition]
+        else:
             self._note(owned)
 
     def _note(self, owned: OwnedPartition) -> None:

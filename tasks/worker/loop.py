@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import redis
 
@@ -19,6 +20,7 @@ from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import SERVER_ERRORS, reserve
 from celery_partitions.store.leases import Share
+from celery_partitions.store.server import has_other_databases
 from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.batch_reader import BatchReader
 from celery_partitions.worker.call_turns import CallTurns
@@ -70,7 +72,9 @@ class PartitionLoop(threading.Thread):
         self._computed_seconds = 0.0
         self.resizing = Resizing(self)
         self._next_poll = 0.0  # by the monotonic clock
-        self.foreign_consumers = ForeignConsumers(self.names, self.clock.monotonic, self.observer.removed)
+        self.foreign_consumers = ForeignConsumers(
+            self.names, self.clock.monotonic, self.observer.removed, partial(has_other_databases, self.client)
+        )
         #: Calls outside the loop's thread. None: every computation is plain.
         self.calls: CallTurns | None = None
         self.timelines = Timelines.of(self.settings, worker)

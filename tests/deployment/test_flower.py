@@ -56,6 +56,13 @@ def test_on_another_address_it_refuses_to_start_without_a_login(
     assert "Traceback" not in log
 
 
+def test_options_as_other_commands_take_them_are_refused_with_the_right_form(start_flower: Start) -> None:
+    flower = start_flower("--port", "5555")
+    assert flower.process.wait(timeout=READY_SECONDS) == 2
+    assert "Write options as --name=value, for example --port=5555" in flower.log()
+    assert "Traceback" not in flower.log()
+
+
 def test_with_a_login_it_listens_on_the_given_address_and_requires_it(start_flower: Start) -> None:
     flower = start_flower("--address=0.0.0.0", FLOWER_BASIC_AUTH="me:secret").wait_ready()
     assert flower.get("/workers", host=ELSEWHERE)[0] == 401

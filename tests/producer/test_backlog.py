@@ -72,7 +72,7 @@ def test_if_the_server_is_unreachable_the_check_raises_what_celery_raises(
 def test_so_does_the_first_check_of_a_process(make_app: MakeApp, proxy: Proxy, by_name: bool) -> None:
     proxy.refuse()
     app = make_app(proxy.url(), Settings(redis_url=proxy.url()))
-    with pytest.raises(OperationalError):
+    with pytest.raises(OperationalError, match=r"The address comes from redis_url \(code\)|The address comes from the app's broker_url"):
         app.send_task(note.name, notes(1)) if by_name else note.delay(notes(1)[0])
     found = installation_of(app)
     assert found is not None

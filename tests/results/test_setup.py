@@ -17,8 +17,8 @@ MakeClient = Callable[..., Client]
     [
         ("{server}/1", "is not the database of the broker"),
         ("redis://127.0.0.1:1/0", "is not the database of the broker"),
-        ("cache+memory://", "the result backend is memory://"),
-        ("", "the result backend is disabled"),
+        ("cache+memory://", "the app's result backend is memory://"),
+        ("", "the app has no result backend"),
     ],
 )
 def test_a_result_backend_that_is_not_the_brokers_own_is_refused(

@@ -109,6 +109,16 @@ def test_plain_workers_of_an_installed_app_are_unchanged(live: LiveGroup) -> Non
     assert worker.wait() == 0
 
 
+def test_a_plain_worker_says_that_the_apps_computations_wait_for_another_worker(live: LiveGroup) -> None:
+    hint = "this worker runs no computations (total), and no partition worker runs. Start one: celery -A APP worker -P solo -c 1 -Q partition"
+    quiet = live.start_worker("-Q", "celery", module=foreign.__name__).wait_ready()  # somebody has thought about its queues
+    alone = live.start_worker(module=foreign.__name__).wait_ready()
+    live.start_worker().wait_ready()
+    live.wait_owned(by=1)
+    beside = live.start_worker(module=foreign.__name__).wait_ready()
+    assert [hint in worker.log() for worker in (quiet, alone, beside)] == [False, True, False]
+
+
 def test_partitions_work_without_task_create_missing_queues(live: LiveGroup) -> None:
     live.start_worker("-Q", "partition", "-P", "solo", "-c", "1", module=foreign.__name__, NO_OTHER_QUEUES=1).wait_ready()
     wait_until(lambda: held(live) == ALL)

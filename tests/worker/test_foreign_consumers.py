@@ -70,6 +70,11 @@ def wait_listening(loop: LoopByHand) -> None:
     wait_until(is_listening)
 
 
+def another_database(live: LiveGroup) -> str:
+    server, _, number = live.settings.redis_url.rpartition("/")
+    return f"{server}/{(int(number) + 1) % 16}"
+
+
 def take_one(live: LiveGroup, loop: LoopByHand) -> None:
     """A message arrives, something else removes it, and the loop looks for it."""
     wait_listening(loop)
@@ -132,7 +137,7 @@ def test_the_workers_own_commits_are_not_mistaken_for_it(live: LiveGroup, loop: 
 
 def test_emptying_another_database_is_not_mistaken_for_it(live: LiveGroup, loop: LoopByHand, caplog: pytest.LogCaptureFixture) -> None:
     """The server then notifies that every queue has changed."""
-    with redis.Redis.from_url(live.settings.redis_url, db=15) as other:
+    with redis.Redis.from_url(another_database(live)) as other:
         for _ in range(5):
             wait_listening(loop)
             other.flushdb()
@@ -142,6 +147,27 @@ def test_emptying_another_database_is_not_mistaken_for_it(live: LiveGroup, loop:
 
             wait_until(is_notified)
             loop.take_turns()
+    assert (seen(loop), errors(caplog)) == (0, [])
+
+
+def test_a_queue_of_the_same_name_in_another_database_is_not_mistaken_for_it(
+    live: LiveGroup, loop: LoopByHand, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server notifies of a key's changes in every database. There, another project's worker empties its own queue."""
+    with redis.Redis.from_url(another_database(live)) as other:
+        other.set("its state", 1)
+        for _ in range(5):
+            wait_listening(loop)
+            other.lpush(live.names.queue("0"), "a message")
+            other.rpop(live.names.queue("0"))
+
+            def is_notified() -> bool:
+                listen(loop)
+                return loop.owned.must_peek
+
+            wait_until(is_notified)
+            loop.take_turns()
+        other.delete("its state")
     assert (seen(loop), errors(caplog)) == (0, [])
 
 
