@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
 from celery import Celery, chain, group
 from celery.result import AsyncResult
 from kombu import Connection, Exchange, Queue
@@ -334,6 +335,8 @@ def test_what_cannot_join_is_sent_now_and_logged_once(sending: Sending, caplog: 
     assert "far at once" in texts[1] and "another broker" in texts[1]
     assert "fanned at once" in texts[2] and "exchange 'fan'" in texts[2]
     close_app(other)
+    with redis.Redis.from_url(elsewhere) as there:
+        there.flushdb()  # a worker looks whether its server has other databases
 
 
 def test_a_thread_of_its_own_sends_at_once(sending: Sending) -> None:
