@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 
 from celery_partitions.admin.documents import json_key
-from celery_partitions.admin.history_json import points_in, samples
+from celery_partitions.admin.history_json import RECENT_SECONDS, mean, points_in, samples
 from celery_partitions.admin.overview import Readable
 from celery_partitions.admin.policies import Policies, limit_in_force
 from celery_partitions.admin.watcher import Watcher
@@ -51,7 +51,7 @@ def look_at_computations(watch: Watcher, known: Mapping[str, Computation]) -> di
     rows = []
     for name, points in zip(names, histories, strict=True):
         series = samples({name: points}, 3600, overview.at)
-        recent = [one for one in series if one.at >= overview.at - 300]
+        recent = [one for one in series if one.at >= overview.at - RECENT_SECONDS]
         found, computation = measured.get(name, ComputationMeasurements()), known.get(name)
         limit = None if computation is None else limit_in_force(computation, changes.get(name, PolicyChange()))
         own = [one for one in parked if one.task == name]
@@ -64,8 +64,8 @@ def look_at_computations(watch: Watcher, known: Mapping[str, Computation]) -> di
                 "failed": found.failed,
                 "retried": found.retried,
                 "dead_lettered": found.dead,
-                "done_per_second": _mean([one.done_per_second for one in recent]),
-                "failed_per_second": _mean([one.failed_per_second for one in recent]),
+                "done_per_second": mean([one.done_per_second for one in recent]),
+                "failed_per_second": mean([one.failed_per_second for one in recent]),
                 "latency_p99_seconds": max((one.p99_seconds for one in recent if one.p99_seconds is not None), default=None),
                 "call_messages": found.processed / found.batches if found.batches else None,
                 "call_p50_seconds": found.computation.quantile(COMPUTATION_SECONDS, 0.5),
@@ -91,7 +91,3 @@ def running_keys(found: Iterable[ParkedKey]) -> dict[str, Any]:
     running = sorted((one for one in found if one.why == "running"), key=lambda one: one.since)
     keys = [{**json_key(one.key), "task": one.task, "since": one.since} for one in running[:MAX_RUNNING]]
     return {"count": len(running), "oldest": keys}
-
-
-def _mean(values: list[float]) -> float | None:
-    return round(sum(values) / len(values), 1) if values else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from celery_partitions.admin.attention_facts import Attended, Ends
-from celery_partitions.admin.history_json import points_in, samples
+from celery_partitions.admin.history_json import points_in, recent_rate
 from celery_partitions.admin.overview import int_or_zero, read_overview
 from celery_partitions.admin.workers import read_workers
 from celery_partitions.store.history import read_points
@@ -30,14 +30,13 @@ def look_at_sink(group: Attended, name: str) -> dict[str, Any]:
     overview = read_overview(group)
     queue, ingress = overview.partitions[0], overview.partitions[-1]
     (points,) = read_points(group.client, [group.names.history("0", "fine")], points_in(3600))
-    recent = [one.done_per_second for one in samples({"0": points}, 3600, overview.at) if one.at >= overview.at - 300]
     error = queue.measurements.last_error
     return {
         "sink": name,
         "at": overview.at,
         "waiting": queue.status.length + ingress.status.length,
         "oldest_age_seconds": queue.oldest_age_seconds,
-        "done_per_second": round(sum(recent) / len(recent), 1) if recent else None,
+        "done_per_second": recent_rate(points, overview.at),
         "delivered": queue.status.processed,
         "failed": queue.failed,
         "parked": queue.status.parked,

@@ -13,6 +13,9 @@ from celery_partitions.store.names import Resolution
 #: Seconds that a chart can show → which points it is made of.
 RANGES: Mapping[int, Resolution] = {3600: "fine", 6 * 3600: "coarse", 48 * 3600: "coarse"}
 
+#: Rates are those of this time.
+RECENT_SECONDS = 300
+
 
 class Sample(NamedTuple):
     """One point of a chart; in JSON a list."""
@@ -64,6 +67,16 @@ def samples(histories: Mapping[str, Sequence[Point]], seconds: int, now: float, 
             found.append(Sample(at, rates[0], rates[1], waiting, None if p99 < 0 else p99 / 1_000_000, rates[2]))
         before = (at, came, left, failed)
     return found
+
+
+def recent_rate(points: Sequence[Point], now: float) -> float | None:
+    """Messages done per second in the last five minutes. None: not known."""
+    return mean([one.done_per_second for one in samples({"": points}, 3600, now) if one.at >= now - RECENT_SECONDS])
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Rounded to a tenth. None without values."""
+    return round(sum(values) / len(values), 1) if values else None
 
 
 def marks(overview: Overview, workers: Sequence[WorkerStatus], seconds: int, only: str | None = None) -> list[dict[str, Any]]:

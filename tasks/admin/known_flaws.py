@@ -6,6 +6,7 @@ Sources: the release notes of redis/redis (October 2025; 8.6.3, May 2026; 8.8.1,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,10 +55,11 @@ VALKEY = (
 def flaws_of(info: Mapping[str, Any]) -> list[Flaw]:
     """The known flaws of a server, by the version that INFO reports. None for a version that cannot be parsed."""
     valkey = info.get("valkey_version")
-    version = _numbers(str(valkey or info.get("redis_version") or ""))
-    if version is None:
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", str(valkey or info.get("redis_version") or ""))
+    if found is None:
         return []
-    line, patch = version[:2], version[2]
+    major, minor, patch = map(int, found.groups())
+    line = (major, minor)
     return [
         flaw for flaw in (VALKEY if valkey else REDIS) if line <= max(flaw.fixed) and patch < flaw.fixed.get(line, patch + 1)
     ]
@@ -75,10 +77,3 @@ def describe_flaws(info: Mapping[str, Any]) -> str | None:
         f"anyone who may send commands to {name} can run code on its machine: {known}. Upgrade to {fixed} or newer, unless your "
         "distribution has patched this version (Debian and others patch without changing the number)"
     )
-
-
-def _numbers(version: str) -> tuple[int, int, int] | None:
-    parts = version.split("-")[0].split(".")
-    if len(parts) < 3 or not all(part.isdigit() for part in parts[:3]):
-        return None
-    return int(parts[0]), int(parts[1]), int(parts[2])

@@ -30,14 +30,8 @@ UP = PREFIX + "up"
 LABELS = ("group", "partition")
 
 
-class _Counter(NamedTuple):
-    #: Without the prefix and `_total`, which are added.
-    name: str
-    help: str
-    of: Callable[[PartitionOverview], int]
-
-
-class _Gauge(NamedTuple):
+class _Measured(NamedTuple):
+    #: Without the prefix, and without `_total`, which is added to counters.
     name: str
     help: str
     #: None if the value is not known; it is then not exported.
@@ -52,71 +46,60 @@ class _Histogram(NamedTuple):
 
 
 COUNTERS = (
-    _Counter("messages_processed", "Messages applied to their key's state.", lambda partition: partition.status.processed),
-    _Counter("messages_failed", "Attempts in which the computation raised.", lambda partition: partition.failed),
-    _Counter("messages_retried", "Retries of messages after a failed attempt.", lambda partition: partition.measurements.retried),
-    _Counter("messages_forwarded", "Messages forwarded to the queue of their key's partition.", lambda partition: partition.forwarded),
-    _Counter("messages_emitted", "Outputs of pipelines.", lambda partition: partition.emitted),
-    _Counter("messages_deduplicated", "Messages dropped because their id had been seen before.", lambda partition: partition.deduplicated),
-    _Counter("messages_skipped", "Messages dropped because they had expired or had been revoked.", lambda partition: partition.skipped),
-    _Counter("messages_late", "Values dropped because they came after their windows were closed.", lambda partition: partition.late),
-    _Counter("messages_dead_lettered", "Messages that became dead letters.", lambda partition: partition.dead_lettered),
-    _Counter(
-        "lease_takeovers", "Times that a worker took over the partition.", lambda partition: partition.measurements.takeovers
-    ),
-    _Counter(
-        "fenced_commits",
-        "Commits refused because another worker had taken over the partition.",
-        lambda partition: partition.measurements.fenced,
-    ),
-    _Counter(
+    _Measured("messages_processed", "Messages applied to their key's state.", lambda one: one.status.processed),
+    _Measured("messages_failed", "Attempts in which the computation raised.", lambda one: one.failed),
+    _Measured("messages_retried", "Retries of messages after a failed attempt.", lambda one: one.measurements.retried),
+    _Measured("messages_forwarded", "Messages forwarded to the queue of their key's partition.", lambda one: one.forwarded),
+    _Measured("messages_emitted", "Outputs of pipelines.", lambda one: one.emitted),
+    _Measured("messages_deduplicated", "Messages dropped because their id had been seen before.", lambda one: one.deduplicated),
+    _Measured("messages_skipped", "Messages dropped because they had expired or had been revoked.", lambda one: one.skipped),
+    _Measured("messages_late", "Values dropped because they came after their windows were closed.", lambda one: one.late),
+    _Measured("messages_dead_lettered", "Messages that became dead letters.", lambda one: one.dead_lettered),
+    _Measured("lease_takeovers", "Times that a worker took over the partition.", lambda one: one.measurements.takeovers),
+    _Measured("fenced_commits", "Commits refused because another worker had taken over the partition.", lambda one: one.measurements.fenced),
+    _Measured(
         "foreign_removals",
         "Times that something other than the partition's worker removed messages from its queue.",
-        lambda partition: partition.measurements.removals,
+        lambda one: one.measurements.removals,
     ),
-    _Counter(
-        "state_cache_hits", "Needed states that were in the worker's memory.", lambda partition: partition.measurements.cache_hits
-    ),
-    _Counter(
-        "state_cache_misses", "Needed states that were read from Redis.", lambda partition: partition.measurements.cache_misses
-    ),
+    _Measured("state_cache_hits", "Needed states that were in the worker's memory.", lambda one: one.measurements.cache_hits),
+    _Measured("state_cache_misses", "Needed states that were read from Redis.", lambda one: one.measurements.cache_misses),
 )
 GAUGES = (
-    _Gauge("queue_length", "Messages in the partition's queue.", lambda partition: partition.status.length),
-    _Gauge("delayed_messages", "Messages that wait for their eta.", lambda partition: partition.status.delayed),
-    _Gauge(
+    _Measured("queue_length", "Messages in the partition's queue.", lambda one: one.status.length),
+    _Measured("delayed_messages", "Messages that wait for their eta.", lambda one: one.status.delayed),
+    _Measured(
         "oldest_message_age_seconds",
         "Seconds since the oldest message in the queue was sent, by its sender's clock. 0 if the queue is empty, absent if the message has no time.",
-        lambda partition: partition.oldest_age_seconds if partition.status.length else 0.0,
+        lambda one: one.oldest_age_seconds if one.status.length else 0.0,
     ),
-    _Gauge("dead_letters", "Dead letters that are kept.", lambda partition: partition.status.dead),
-    _Gauge("parked_keys", "Keys whose messages wait for a retry or an operator.", lambda partition: partition.status.parked),
-    _Gauge("running_keys", "Keys with a call in flight, or that wait for their turn (rate limits, hot keys), at the last commit.", lambda partition: partition.status.running),
-    _Gauge("state_keys", "Keys that have a state.", lambda partition: partition.status.keys),
-    _Gauge("paused", "1 while an operator or a failure policy has paused the partition.", lambda partition: partition.status.paused),
-    _Gauge("leases_held", "1 while a worker owns the partition.", lambda partition: partition.status.owner is not None),
+    _Measured("dead_letters", "Dead letters that are kept.", lambda one: one.status.dead),
+    _Measured("parked_keys", "Keys whose messages wait for a retry or an operator.", lambda one: one.status.parked),
+    _Measured("running_keys", "Keys with a call in flight, or that wait for their turn (rate limits, hot keys), at the last commit.", lambda one: one.status.running),
+    _Measured("state_keys", "Keys that have a state.", lambda one: one.status.keys),
+    _Measured("paused", "1 while an operator or a failure policy has paused the partition.", lambda one: one.status.paused),
+    _Measured("leases_held", "1 while a worker owns the partition.", lambda one: one.status.owner is not None),
 )
-STATE_BYTES = PREFIX + "state_bytes"
 STATE_BYTES_HELP = "Estimated memory that the partition's states take in Redis, measured every 30 s."
 HISTOGRAMS = (
     _Histogram(
         "end_to_end_seconds",
         "From sending a message, by its sender's clock, to its commit. Measured on a few messages of each batch.",
         LATENCY_SECONDS,
-        lambda partition: partition.measurements.latency,
+        lambda one: one.measurements.latency,
     ),
-    _Histogram("batch_messages", "Messages per commit.", BATCH_MESSAGES, lambda partition: partition.measurements.batch),
+    _Histogram("batch_messages", "Messages per commit.", BATCH_MESSAGES, lambda one: one.measurements.batch),
     _Histogram(
         "commit_seconds",
         "From sending a commit to handling its reply. A worker of several partitions computes meanwhile.",
         COMMIT_SECONDS,
-        lambda partition: partition.measurements.commit,
+        lambda one: one.measurements.commit,
     ),
     _Histogram(
         "computation_seconds",
         "Time to compute one message: the batch's time divided by its messages.",
         COMPUTATION_SECONDS,
-        lambda partition: partition.measurements.computation,
+        lambda one: one.measurements.computation,
     ),
 )
 
@@ -175,23 +158,14 @@ def families(group: str, overview: Overview | None, state_bytes: Mapping[str, in
         yield from of_group(group, whole if overview is not None else NO_WHOLE)
     partitions = () if overview is None else [one for one in overview.partitions if not one.status.away]  # what is not known has no value
     labelled = [((group, partition.partition), partition) for partition in partitions]
-    for counter in COUNTERS:
-        counted = CounterMetricFamily(PREFIX + counter.name, counter.help, labels=LABELS)
+    weighed = _Measured("state_bytes", STATE_BYTES_HELP, lambda one: state_bytes.get(one.partition))
+    for kind, measured in [*((CounterMetricFamily, one) for one in COUNTERS), *((GaugeMetricFamily, one) for one in (*GAUGES, weighed))]:
+        family = kind(PREFIX + measured.name, measured.help, labels=LABELS)
         for labels, partition in labelled:
-            counted.add_metric(labels, counter.of(partition))
-        yield counted
-    for gauge in GAUGES:
-        now = GaugeMetricFamily(PREFIX + gauge.name, gauge.help, labels=LABELS)
-        for labels, partition in labelled:
-            value = gauge.of(partition)
+            value = measured.of(partition)
             if value is not None:
-                now.add_metric(labels, float(value))
-        yield now
-    weighed = GaugeMetricFamily(STATE_BYTES, STATE_BYTES_HELP, labels=LABELS)
-    for labels, partition in labelled:
-        if partition.partition in state_bytes:
-            weighed.add_metric(labels, state_bytes[partition.partition])
-    yield weighed
+                family.add_metric(labels, float(value))
+        yield family
     for histogram in HISTOGRAMS:
         spread = HistogramMetricFamily(PREFIX + histogram.name, histogram.help, labels=LABELS)
         edges = [*map(floatToGoString, histogram.bounds), "+Inf"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 #: Shown for a number that is not known.
 UNKNOWN = "–"
 
@@ -31,6 +33,11 @@ def _short(value: float) -> str:
 def ago(then: float | None, now: float) -> str:
     """How long ago `then` was."""
     return f"{span(now - then)} ago" if then else UNKNOWN
+
+
+def utc(at: float | None) -> str:
+    """A time in UTC, to the second. Empty: there is none."""
+    return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def size(count: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from celery_partitions.admin.history_json import points_in, samples
+from celery_partitions.admin.history_json import points_in, recent_rate
 from celery_partitions.admin.overview import Overview, Readable
 from celery_partitions.pipeline.shape import Part, Shape
 from celery_partitions.store.history import read_points
@@ -89,10 +89,7 @@ def _sinks(group: Readable, parts: Sequence[Part], now: float) -> dict[Part, dic
     names, client = group.names, group.client
     own = {part: Names(names.sink_group(part.name), names.prefix) for part in parts if part.has_process}
     histories = read_points(client, [one.history("0", "fine") for one in own.values()], points_in(3600)) if own else []
-    rates = {}
-    for part, points in zip(own, histories, strict=True):
-        recent = [one.done_per_second for one in samples({"0": points}, 3600, now) if one.at >= now - 300]
-        rates[part] = round(sum(recent) / len(recent), 1) if recent else None
+    rates = {part: recent_rate(points, now) for part, points in zip(own, histories, strict=True)}
     lengths = _lengths(client, {part: own[part].queue("0") if part in own else part.name for part in parts if part in own or part.place in PLACES})
     return {
         part: {

@@ -30,15 +30,8 @@ class Policies:
         rows = cast(dict[bytes, bytes], self.client.hgetall(self.names.policies))
         return {name.decode("utf-8", "replace"): _read(text) for name, text in rows.items()}
 
-    def change(self, computation: str, change: PolicyChange, *, by: str) -> None:
-        """Replace the earlier change. Workers follow it immediately."""
-        self._write(computation, change, by)
-
-    def reset(self, computation: str, *, by: str) -> None:
-        """Restore the declared policy."""
-        self._write(computation, None, by)
-
-    def _write(self, computation: str, change: PolicyChange | None, by: str) -> None:
+    def change(self, computation: str, change: PolicyChange | None, *, by: str) -> None:
+        """Replace the earlier change. None: restore the declared policy. Workers follow it immediately."""
         detail: dict[str, Any] = {
             "computation": computation,
             "old": msgspec.to_builtins(self.get(computation)),

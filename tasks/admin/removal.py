@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from itertools import islice
+from typing import cast
 
 import msgspec
 import redis
@@ -57,10 +58,8 @@ def remove_computation(client: redis.Redis, names: Names, partitions: int, compu
 
 def _alarms(client: redis.Redis, delayed: str, computation: str) -> Iterator[list[bytes]]:
     """The alarms of a computation's timers, in pages."""
-    begin, cursor = timer_task(computation, "x")[:-1], -1
-    while cursor:
-        page: Any = client.zscan(delayed, max(cursor, 0), match="@*", count=PAGE)
-        cursor, entries = page
-        found = [entry for entry, _ in entries if str(msgspec.json.decode(entry[1 : entry.index(b"\n")])).startswith(begin)]
-        if found:
-            yield found
+    begin = timer_task(computation, "x")[:-1]
+    entries = (entry for entry, _ in client.zscan_iter(delayed, match="@*", count=PAGE))
+    found = (entry for entry in entries if str(msgspec.json.decode(entry[1 : entry.index(b"\n")])).startswith(begin))
+    while page := list(islice(found, PAGE)):
+        yield page

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import click
 import msgspec
 
+from celery_partitions.admin.numbers import utc
 from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import print_json, print_table, prints_facts
 
@@ -27,14 +26,6 @@ def audit(context: click.Context, limit: int, as_json: bool) -> None:
         return
     print_table(
         ("when", "who", "what", "detail"),
-        [
-            (
-                f"{datetime.fromtimestamp(record.at, UTC):%Y-%m-%d %H:%M:%S}",
-                record.who,
-                record.what,
-                msgspec.json.encode(record.detail).decode(),
-            )
-            for record in records
-        ],
+        [(utc(record.at), record.who, record.what, msgspec.json.encode(record.detail).decode()) for record in records],
         whole=("when", "what"),
     )

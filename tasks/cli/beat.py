@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 
 import click
 
+from celery_partitions.admin.numbers import utc
 from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import print_json, print_table, prints_facts
 from celery_partitions.producer.beat import planned
@@ -23,11 +23,7 @@ def beat(context: click.Context, as_json: bool) -> None:
     if as_json:
         print_json([asdict(one) for one in found])
         return
-    rows = [(one.name, one.task, one.schedule, _moment(one.last_run), _moment(one.next_run), one.runs) for one in found]
+    rows = [(one.name, one.task, one.schedule, utc(one.last_run), utc(one.next_run), one.runs) for one in found]
     print_table(("entry", "task", "schedule", "last run", "next run", "runs"), rows)
     if not found:
         click.echo("no worker has started with PARTITIONS_BEAT=1, or the schedule has no entries", err=True)
-
-
-def _moment(at: float | None) -> str:
-    return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"

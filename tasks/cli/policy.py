@@ -68,7 +68,7 @@ def policy(
     if reset:
         if requested != PolicyChange():
             raise click.UsageError("--reset cannot be combined with other changes")
-        policies.reset(name, by=who())
+        policies.change(name, None, by=who())
     elif requested != PolicyChange():
         policies.change(name, _over(policies.get(name), requested), by=who())
     _show(installation, name, policies.get(name), as_json)

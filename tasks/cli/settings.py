@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 
 from celery_partitions.cli.context import app_installation
 from celery_partitions.cli.output import print_json, print_table, prints_facts
-from celery_partitions.cli.reference import shown_value
 from celery_partitions.model.errors import SetupError
 from celery_partitions.runtime.installation import Installation
+from celery_partitions_config.declaration import Setting
 from celery_partitions_config.settings import SETTINGS, SettingsError
 
 
@@ -37,6 +38,28 @@ def settings(context: click.Context, as_json: bool) -> None:
             click.echo(f"{name} is not a setting. Did you mean {meant}?", err=True)
     if refused:
         context.exit(1)
+
+
+def shown_value(one: Setting, value: Any) -> str:
+    """A value as written in the environment, with secrets hidden. "" if it is not set."""
+    match value:
+        case None | () | "":
+            return ""
+        case _ if one.secret:
+            return "(hidden)"
+        case bool():
+            return "1" if value else "0"
+        case float():
+            return f"{value:g}"
+        case tuple():
+            return ",".join(map(str, value))
+        case _:
+            return without_password(str(value))
+
+
+def without_password(url: str) -> str:
+    """A URL, or several, with the passwords replaced by ***."""
+    return re.sub(r"\bpassword=[^&;]*", "password=***", re.sub(r"//([^:@/;]*):[^;]*@", r"//\1:***@", url))
 
 
 def settings_rows(installation: Installation) -> list[dict[str, Any]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 
 import click
 
 from celery_partitions.admin.documents import json_key
+from celery_partitions.admin.numbers import utc
 from celery_partitions.admin.state_json import text_of
 from celery_partitions.admin.timers import KeyTimer, cancel_timer, timers_in_partition, timers_of
 from celery_partitions.cli.context import (
@@ -82,7 +82,7 @@ def timers(
 
 
 def _row(one: KeyTimer) -> tuple[str, ...]:
-    return one.computation, one.name or "(expiry)", f"{datetime.fromtimestamp(one.due, UTC):%Y-%m-%d %H:%M:%S}", one.repeats or "", text_of(one.message)
+    return one.computation, one.name or "(expiry)", utc(one.due), one.repeats or "", text_of(one.message)
 
 
 def _show_partition(installation: Installation, partition: str, start: int, limit: int, computation: str | None, as_json: bool) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from datetime import UTC, datetime
 
 import click
 import redis
 
+from celery_partitions.admin.numbers import utc
 from celery_partitions.admin.state_json import text_of
 from celery_partitions.admin.timeline import KeyWatch, Row
 from celery_partitions.cli.context import base64_option, installation_in, key_argument, typed_key
@@ -59,7 +59,7 @@ def _print(row: Row, as_json: bool) -> None:
     if as_json:
         print_line(row)
         return
-    at = f"{datetime.fromtimestamp(row.at, UTC):%Y-%m-%d %H:%M:%S}"
+    at = utc(row.at)
     where = "" if row.commit_number is None else f" (commit {row.commit_number:,})"
     lines = [escape(one) for one in row.what]
     for state in row.states:

@@ -19,10 +19,9 @@ from celery_partitions.admin.status import PartitionStatus
 from celery_partitions.demo.prices import daily_prices
 from celery_partitions.demo.processes import ROOT, DemoError, Processes, flower_answers, running
 from celery_partitions.demo.speedup import show_speedup
-from celery_partitions.demo.status import owners, read_partitions
+from celery_partitions.demo.status import read_partitions, wait_for_workers
 from celery_partitions.demo.stocks import Stock, update_stock
 from celery_partitions.testing.lifeline import leave_on_signals
-from celery_partitions_config.resolution import from_environment
 
 WORKERS = 3
 LOG = ROOT / ".dev" / "demo.log"
@@ -65,25 +64,12 @@ def show_prices(console: Console, environment: Mapping[str, str], output: IO[byt
     flower = f"http://127.0.0.1:{environment['PORT']}"
     with running(environment, {"web": 1, "worker": WORKERS}, app="celery_partitions.demo.stocks", output=output) as processes:
         with console.status(f"Starting {WORKERS} workers and Flower …"):
-            before = _wait_for_workers(processes)
+            before = wait_for_workers(processes, WORKERS, START_SECONDS)
             processes.wait_until(lambda: flower_answers(flower), f"Flower answers at {flower}", START_SECONDS)
         sent = update_stock.send_many(prices, progress=True)
         with console.status("Waiting for the workers …"):
             after = _wait_for_prices(processes, before, sent)
     return _print_prices(console, prices, after, before)
-
-
-def _wait_for_workers(processes: Processes) -> list[PartitionStatus]:
-    """Wait until each partition has an owner and each worker its share. Returns the partitions."""
-    shares = min(WORKERS, from_environment().partitions)
-    seen: list[PartitionStatus] = []
-
-    def shared_out() -> bool:
-        seen[:] = read_partitions()
-        return len(owners(seen)) == shares
-
-    processes.wait_until(shared_out, f"{shares} workers own all partitions", START_SECONDS)
-    return seen
 
 
 def _wait_for_prices(processes: Processes, before: list[PartitionStatus], sent: int) -> list[PartitionStatus]:

@@ -16,8 +16,7 @@ from rich.table import Table
 
 from celery_partitions.demo.processes import Processes, running
 from celery_partitions.demo.proof import WAIT_SECONDS, Item, Trail, wait_and_note
-from celery_partitions.demo.status import owners, read_partitions
-from celery_partitions_config.resolution import from_environment
+from celery_partitions.demo.status import wait_for_workers
 
 MESSAGES = 1_000
 MANY_KEYS = 200
@@ -45,7 +44,7 @@ def show_speedup(console: Console, environment: Mapping[str, str], output: IO[by
                 running(environment, {"worker": added}, app="celery_partitions.demo.proof", output=output)
             )
             workers += added
-            _wait_for_shares(processes, workers)
+            wait_for_workers(processes, workers, SHARE_SECONDS)
             _measure(processes, MANY_KEYS, WARM_UP_MESSAGES)
             cells, same = [str(workers)], True
             for keys in (1, MANY_KEYS):
@@ -56,16 +55,6 @@ def show_speedup(console: Console, environment: Mapping[str, str], output: IO[by
             all_same = all_same and same
     console.print(table)
     return all_same
-
-
-def _wait_for_shares(processes: Processes, workers: int) -> None:
-    """Wait until each worker owns a partition (as far as there are enough partitions)."""
-    shares = min(workers, from_environment().partitions)
-    processes.wait_until(
-        lambda: len(owners(read_partitions())) == shares,
-        f"{shares} workers own partitions",
-        SHARE_SECONDS,
-    )
 
 
 def _measure(processes: Processes, keys: int, messages: int) -> tuple[float, bool]:

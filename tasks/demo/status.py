@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from celery_partitions.admin.status import PartitionStatus
+from celery_partitions.demo.processes import Processes
 from celery_partitions.runtime.registry import current_installation
+from celery_partitions_config.resolution import from_environment
 
 
 def read_partitions() -> list[PartitionStatus]:
@@ -12,7 +14,15 @@ def read_partitions() -> list[PartitionStatus]:
     return [partition for partition in group.status() if partition.queue != group.settings.group]
 
 
-def owners(partitions: list[PartitionStatus]) -> set[str]:
-    """The workers that own at least one partition. Empty while any partition has no owner."""
-    names = [partition.owner for partition in partitions if partition.owner is not None]
-    return set(names) if len(names) == len(partitions) else set()
+def wait_for_workers(processes: Processes, workers: int, seconds: float) -> list[PartitionStatus]:
+    """Wait until each partition has an owner, and each worker a partition (as far as there are enough). Returns the partitions."""
+    shares = min(workers, from_environment().partitions)
+    seen: list[PartitionStatus] = []
+
+    def shared_out() -> bool:
+        seen[:] = read_partitions()
+        owners = {partition.owner for partition in seen}
+        return None not in owners and len(owners) == shares
+
+    processes.wait_until(shared_out, f"{shares} workers own all partitions", seconds)
+    return seen

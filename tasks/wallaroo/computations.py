@@ -27,13 +27,12 @@ class WallarooParameterError(DeclarationError):
 class Declared:
     """A decorated function. Pickled by its name if its module has it under that name, else by its parts."""
 
+    __qualname__: str
+
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.function = function
         self._arguments = arguments
-        self.__doc__ = getattr(function, "__doc__", None)
-        self.__module__ = getattr(function, "__module__", type(function).__module__)
-        self.__name__ = str(getattr(function, "__name__", type(function).__name__))
-        self.__qualname__ = str(getattr(function, "__qualname__", type(function).__qualname__))
+        _name_like(self, function)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         found: Any = sys.modules.get(self.__module__)
@@ -45,26 +44,31 @@ class Declared:
         return f"<{type(self).__name__} {self.__qualname__}>"
 
 
-class Computation(Declared):
-    """A stateless computation. The result of `compute` is passed on, unless it is None."""
+class Named(Declared):
+    """A decorated computation."""
 
     multi = False
 
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
-        super().__init__(function, name)
-        self._name = _a_name(name, "computation")
-        _takes(function, 1, f"computation {name!r}")
+    def __init__(self, function: Callable[..., Any], name: str, takes: int, what: str, *arguments: Any) -> None:
+        super().__init__(function, name, *arguments)
+        self._name = _a_name(name, what)
+        _takes(function, takes, f"{what.replace('_', ' ')} {name!r}")
 
     def name(self) -> str:
-        """The declared name."""
         return self._name
-
-    def compute(self, data: Any) -> Any:
-        """Call the function with a message and return its result."""
-        return self.function(data)
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments) if arguments else self
+
+
+class Computation(Named):
+    """A stateless computation. The result of `compute` is passed on, unless it is None."""
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        super().__init__(function, name, 1, "computation")
+
+    def compute(self, data: Any) -> Any:
+        return self.function(data)
 
     @cached_property
     def computation(self) -> Stage:
@@ -79,25 +83,17 @@ class ComputationMulti(Computation):
     compute_multi = Computation.compute
 
 
-class StateComputation(Declared):
+class StateComputation(Named):
     """A computation with a state per key.
 
     `state`: a class, or another callable that returns a new state; None if the older builder passes it.
     """
 
-    multi = False
-
     def __init__(self, function: Callable[..., Any], name: str, state: Callable[[], Any] | None) -> None:
-        super().__init__(function, name, state)
-        self._name = _a_name(name, "state_computation")
+        super().__init__(function, name, 2, "state_computation", state)
         self.state = state
-        _takes(function, 2, f"state computation {name!r}")
         if state is not None:
             state_class(name, state)
-
-    def name(self) -> str:
-        """The declared name."""
-        return self._name
 
     def compute(self, data: Any, state: Any) -> Any:
         """Call the function, which may change the state in place, and return its result."""
@@ -106,9 +102,6 @@ class StateComputation(Declared):
     def initial_state(self) -> Any:
         """A new state for a key."""
         return None if self.state is None else self.state()
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.function(*arguments) if arguments else self
 
     @cached_property
     def computation(self) -> Stage:
@@ -133,13 +126,9 @@ class KeyExtractor(Declared):
         _takes(function, 1, "a key extractor")
 
     def extract_key(self, data: Any) -> Any:
-        """The message's key."""
         return self.function(data)
 
-    partition = extract_key
-
-    def __call__(self, data: Any) -> Any:
-        return self.function(data)
+    partition = __call__ = extract_key
 
 
 def computation(name: str) -> Callable[[Callable[..., Any]], Computation]:
@@ -171,13 +160,11 @@ def state_computation_multi(
 
 
 def key_extractor(function: Callable[..., Any]) -> KeyExtractor:
-    """Declare a function that returns a message's key."""
+    """Declare a function that returns a message's key. `partition` is its older name."""
     return KeyExtractor(function)
 
 
-def partition(function: Callable[..., Any]) -> KeyExtractor:
-    """The older name of `key_extractor`."""
-    return KeyExtractor(function)
+partition = key_extractor
 
 
 def stage_of(
@@ -192,12 +179,17 @@ def stage_of(
         return call(message, state)
 
     function = with_message if state is None else with_state
-    function.__module__ = getattr(like, "__module__", type(like).__module__)
-    function.__name__ = str(getattr(like, "__name__", type(like).__name__))
-    function.__qualname__ = str(getattr(like, "__qualname__", type(like).__qualname__))
-    function.__doc__ = getattr(like, "__doc__", None)
+    _name_like(function, like)
     declared = declare(function, name=name, state=None if state is None else dict, key=None, multi=multi)
     return replace(declared, state=state)
+
+
+def _name_like(made: Any, like: Any) -> None:
+    """Give a function or an object the module, name and docstring of another, for logs and errors. An object has those of its class."""
+    made.__doc__ = getattr(like, "__doc__", None)
+    made.__module__ = getattr(like, "__module__", type(like).__module__)
+    made.__name__ = str(getattr(like, "__name__", type(like).__name__))
+    made.__qualname__ = str(getattr(like, "__qualname__", type(like).__qualname__))
 
 
 def state_class(name: str, make: Callable[[], Any]) -> StateClass[Any]:

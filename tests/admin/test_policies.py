@@ -23,14 +23,14 @@ def test_workers_read_a_change_with_their_leases_until_it_is_reset(policies: Pol
     assert policies.get("update") == change
     share = balance(policies.client, policies.names, "one/1", lease_seconds=60, partitions=4)
     assert share.policies == {"update": b'{"attempts":5,"exhausted":"hold"}'}
-    policies.reset("update", by="me")
+    policies.change("update", None, by="me")
     assert policies.get("update") == PolicyChange()
     assert balance(policies.client, policies.names, "one/1", lease_seconds=60, partitions=4).policies == {}
 
 
 def test_the_audit_has_old_and_new(policies: Policies) -> None:
     policies.change("update", PolicyChange(attempts=5), by="me")
-    policies.reset("update", by="you")
+    policies.change("update", None, by="you")
     reset, changed = policies.audit.last(9)
     assert changed.detail == {"computation": "update", "old": {}, "new": {"attempts": 5}}
     assert reset.detail == {"computation": "update", "old": {"attempts": 5}, "new": None}

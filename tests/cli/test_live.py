@@ -144,7 +144,7 @@ def test_a_policy_applies_immediately(live: LiveGroup, key: str) -> None:
     try:
         wait_until(lambda: fails_at_the_first_attempt(live, key), PATIENCE_SECONDS, every=0.1)
     finally:
-        live.group.policies.reset("fail", by="me")
+        live.group.policies.change("fail", None, by="me")
     # The reset also arrives a moment later, and the next test depends on it.
     wait_until(lambda: not fails_at_the_first_attempt(live, key), PATIENCE_SECONDS, every=0.1)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 from celery import Celery
 
-from celery_partitions.cli.reference import settings_table, without_password
+from celery_partitions.cli.settings import without_password
 from celery_partitions_config.settings import SETTINGS, Settings
 from tests.cli.conftest import Run
 from tests.producer.conftest import MakeApp
@@ -56,14 +54,6 @@ def test_a_value_that_is_not_valid_and_a_misspelt_name_are_shown(
     assert misspelt == "PARTITIONS_LEASE_SECOND is not a setting. Did you mean PARTITIONS_LEASE_SECONDS?"
     checks = json.loads(run("doctor", "--json", app=app).stdout)
     assert [one["verdict"] for one in checks if one["subject"] == "settings"] == ["bad", "warn"]
-
-
-def test_the_guides_table_has_a_row_for_each_setting() -> None:
-    made = subprocess.run([sys.executable, "-m", "celery_partitions.cli.reference", "settings"], capture_output=True, text=True, check=True)
-    assert made.stdout == settings_table()
-    rows = made.stdout.splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == [one.variable for one in SETTINGS.values()]
-    assert all(row.count(" | ") == 3 for row in rows)
 
 
 @pytest.mark.parametrize(

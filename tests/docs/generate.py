@@ -18,11 +18,12 @@ import celery_partitions
 from celery_partitions.admin.attention import RULES
 from celery_partitions.admin.metrics import families
 from celery_partitions.cli.commands import partitions
-from celery_partitions.cli.reference import settings_table
+from celery_partitions.cli.settings import shown_value
 from celery_partitions.dashboard.handlers import Action
 from celery_partitions.dashboard.urls import HANDLERS
 from celery_partitions.model.errors import PartitionError
 from celery_partitions.worker.partition_state import TRANSITIONS, Event, State
+from celery_partitions_config.settings import SETTINGS
 from tests.docs.pages import page_name, page_paths
 
 _PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -33,6 +34,15 @@ def table(*rows: tuple[str, ...]) -> str:
     head, *body = rows
     lines = [head, tuple("---" for _ in head), *body]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def settings_table() -> str:
+    """Every setting."""
+    rows = []
+    for one in SETTINGS.values():
+        default = shown_value(one, one.default)
+        rows.append((f"`{one.variable}`", f"`{default}`" if default else "not set", one.used_by, one.help))
+    return table(("variable", "default", "used by", "meaning"), *rows)
 
 
 def first_sentences(text: str | None) -> str:
@@ -130,7 +140,7 @@ def partition_states() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    "settings": lambda: settings_table().rstrip("\n"),
+    "settings": settings_table,
     "commands": commands,
     "metrics": metrics,
     "attention": attention,
