@@ -169,9 +169,12 @@ def commands_of(effects: Iterable[Effect], names: Names, partition: str, commit_
                 commands.append(["LPUSH", names.queue(partition), raw])
             case _:
                 assert_never(one)
-    commands += park(names, partition, parked) + unpark(names, partition, unparked)
-    commands += split(["HSET", names.dead(partition)], dead_letters)
-    commands += split(["RPUSH", names.queue(partition)], reversed(follow_ups))
+    if parked or unparked:
+        commands += park(names, partition, parked) + unpark(names, partition, unparked)
+    if dead_letters:
+        commands += split(["HSET", names.dead(partition)], dead_letters)
+    if follow_ups:
+        commands += split(["RPUSH", names.queue(partition)], reversed(follow_ups))
     return [*taken, *commands, *last] if taken or last else commands
 
 

@@ -99,6 +99,8 @@ class CommitStore:
         self.max_due = MAX_DUE
         #: Waits until a commit is on replicas. None: commits do not wait.
         self.replicas = replicas
+        #: (partition, whether it has an inbox) → the keys of a commit from its queue.
+        self._keys: dict[tuple[str, bool], list[Any]] = {}
 
     @classmethod
     def of(cls, client: redis.Redis, names: Names, settings: Settings) -> CommitStore:
@@ -223,12 +225,11 @@ class CommitStore:
 
     def _words(self, commit: Commit) -> tuple[list[Any], list[Any]]:
         """The script's KEYS and ARGV."""
-        names, partition = self.names, commit.lease.partition
-        queue = names.inbox(partition) if commit.lease.inbox else names.queue(partition)
-        source = queue if commit.mailbox_of is None else names.mailbox(partition, commit.mailbox_of)
-        keys = [queue, names.meta(partition), names.delayed(partition), source, names.parked(partition)]
-        # `admit` moves what has a priority, so that it waits as well: here stand names of no lists.
-        keys += [f"{queue}:{number}" for number in range(3)] if commit.lease.inbox else names.priority_lists(partition)
+        partition = commit.lease.partition
+        known = self._keys.get((partition, commit.lease.inbox))
+        keys = list(self._keys_of(commit.lease) if known is None else known)
+        if commit.mailbox_of is not None:
+            keys[3] = self.names.mailbox(partition, commit.mailbox_of)
         words: list[Any] = [
             commit.lease.token,
             "" if commit.commit_number is None else commit.commit_number,
@@ -244,6 +245,14 @@ class CommitStore:
         if self.names.is_spread:
             refuse_other_servers(self.names, partition, keys)
         return keys, words
+
+    def _keys_of(self, lease: Lease) -> list[Any]:
+        names, partition = self.names, lease.partition
+        queue = names.inbox(partition) if lease.inbox else names.queue(partition)
+        keys = [queue, names.meta(partition), names.delayed(partition), queue, names.parked(partition)]
+        # `admit` moves what has a priority, so that it waits as well: here stand names of no lists.
+        keys += [f"{queue}:{number}" for number in range(3)] if lease.inbox else names.priority_lists(partition)
+        return self._keys.setdefault((partition, lease.inbox), keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,36 @@
-"""Reads a batch of an owned partition: its messages, and what Redis holds of their keys. Commits nothing."""
+"""Reads a batch of an owned partition: its messages, and what Redis holds of their keys: which are parked, ids seen before, and states that are
+not in memory. Commits nothing."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import cast
 
+import redis
+
+from celery_partitions.model.deduplication import drop_duplicates, ids_to_look_for
 from celery_partitions.model.effects import READY
 from celery_partitions.model.flushing import messages_to_read
 from celery_partitions.model.halving import Halving
 from celery_partitions.model.items import Item, Reading, Skipped, Work, condemned, read_batch
-from celery_partitions.model.mailboxes import behind_lines
+from celery_partitions.model.mailboxes import behind_lines, waits_in
 from celery_partitions.model.topology import Topology
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.store.parked_keys import read_mailbox, read_mailboxes
-from celery_partitions.worker.batch import Batch
-from celery_partitions.worker.batch_loader import (
-    drop_known_duplicates,
-    load_due,
-    load_parked,
-    load_parked_of,
-    load_states,
+from celery_partitions.store.deduplication import read_seen_ids
+from celery_partitions.store.names import Names
+from celery_partitions.store.parked_keys import (
+    ParkedKeys,
+    look_up_parked,
+    read_due,
+    read_mailbox,
+    read_mailboxes,
+    read_parked,
 )
-from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.store.states import is_wrong_type, load_slots, state_sizes
+from celery_partitions.worker.batch import Batch
+from celery_partitions.worker.logs import log_fields
+from celery_partitions.worker.owned import DUE_PAGE, OwnedPartition
 from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.retries import MAX_TOGETHER, together
 
@@ -31,6 +40,16 @@ MAX_LACKS = 20
 MANY_NEW = 100
 #: During a resize two are used.
 MAX_TOPOLOGIES = 2
+#: Up to this many states are read without asking for their sizes first.
+FEW_KEYS = 8
+#: An unread state is assumed to be at most this many times as large as the largest state read so far.
+UNSEEN_MAY_BE_LARGER = 16
+#: A message of a pipeline rarely passes more stateful stages before its next hop. Sizes are added up only above this bound.
+MAX_STATES_OF_A_MESSAGE = 4
+#: More parked keys than this are not all loaded. Loading this many takes about 0.1 s.
+MAX_LOADED = 5000
+
+logger = logging.getLogger("celery.worker.partitions")
 
 
 class BatchReader:
@@ -42,6 +61,7 @@ class BatchReader:
         self.client, self.plain_tasks, self.revoked = parts.client, parts.observer.plain_tasks, parts.revoked
         #: By topology: a cache for `Reading.places`.
         self._places: dict[Topology, dict[str, int]] = {}
+        self._deduplicates = any(one.deduplicate_seconds is not None for one in installation.computations.values())
 
     def reading_of(self, owned: OwnedPartition) -> Reading:
         """How to read the partition's messages."""
@@ -57,19 +77,31 @@ class BatchReader:
         return owned.reading
 
     def parked(self, owned: OwnedPartition) -> None:
-        """Load the partition's parked keys."""
-        load_parked(self.client, self.names, owned)
+        """Load the partition's parked keys, or only those with calls in flight, if all would be too many. If their Redis key has the wrong type,
+        log that and continue with none."""
+        are_all = True
+        try:
+            found = read_parked(self.client, self.names, owned.partition, MAX_LOADED)
+            if found is None:
+                runs = () if owned.calls is None else [key for key, run in owned.calls.runs.items() if not run.from_queue]
+                found, are_all = look_up_parked(self.client, self.names, owned.partition, runs), False
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):  # e.g. BUSY: without the parked keys, later messages of a key would overtake waiting ones
+                raise
+            text = "partition %s: cannot read its parked keys: %s. Delete or repair that Redis key"
+            logger.error(text, owned.partition, error, extra=log_fields(owned.partition))  # noqa: TRY400
+            found = ParkedKeys({}, {})
+        owned.take_parked(*found, are_all=are_all)
 
     def due(self, owned: OwnedPartition) -> None:
-        """Load the next parked keys that are due."""
-        load_due(self.client, self.names, owned)
+        """Load the next parked keys that are due, because not all parked keys are in memory."""
+        found, owned.unread_due = read_due(self.client, self.names, owned.partition, owned.unread_due, owned.parked, DUE_PAGE)
+        owned.learn_parked(*found)
 
-    def retries(self, owned: OwnedPartition, known_elsewhere: Container[str]) -> Batch | None:
-        """The next messages of the parked keys whose retries are due; None if none is. `known_elsewhere`: the tasks that another worker knows."""
+    def retries(self, owned: OwnedPartition, known_elsewhere: Container[str]) -> Batch:
+        """The next messages of the parked keys whose retries are due. `known_elsewhere`: the tasks that another worker knows."""
         limit = self.settings.batch_messages // 10
         keys = owned.due_keys(max(1, min(limit, MAX_TOGETHER)))
-        if not keys:
-            return None
         if len(keys) > 1:
             parts = self.mailboxes(owned, keys, limit // len(keys), known_elsewhere)
             if len(parts) > 1:
@@ -128,20 +160,57 @@ class BatchReader:
         """What the batch's messages are, and which of them wait behind others or are dropped."""
         reading = self.reading_of(owned)
         items = read_batch(batch.messages, reading, now=owned.server_now(), revoked=self.revoked)
-        load_parked_of(self.client, self.names, owned, items)
+        if not owned.knows_all_parked:
+            load_parked_of(self.client, self.names, owned, items)
         if owned.lines and batch.mailbox_of is None:
             items = behind_lines(items, owned.lines, reading.place)
-        items = drop_known_duplicates(self.client, self.names, self.installation.computations, owned, batch, items)
+        items = self.without_duplicates(owned, batch, items)
         if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate is dropped, not a dead letter
             return [condemned(items[0], batch.condemned.error, batch.condemned.reason)]
         return items
 
     def states(self, owned: OwnedPartition, items: list[Item]) -> list[Item]:
-        """Load states. Returns the items whose states are in memory: only the first ones if all states would be too large."""
-        return load_states(self.client, self.names, self.codec, self.installation.computations, owned, items, self.settings.batch_state_bytes)
+        """Load the missing states in at most one round trip. Returns the items to step: the first ones whose states are not too large.
+
+        If states of this partition may be large, Redis is first asked for their sizes.
+        """
+        cache, max_bytes = owned.cache, self.settings.batch_state_bytes
+        missing = cache.missing(items)
+        count = sum(map(len, missing.values()))
+        if count > FEW_KEYS and (cache.largest is None or count * cache.largest * UNSEEN_MAY_BE_LARGER > max_bytes):
+            items = items[: cache.fitting(items, state_sizes(self.client, self.names, owned.partition, missing), max_bytes)]
+            missing = cache.missing(items)
+        if missing:
+            wanted = {name: (self.installation.computations[name], keys) for name, keys in missing.items()}
+            cache.add(load_slots(self.client, self.names, self.codec, owned.partition, wanted))
+        if cache.largest and len(items) * cache.largest > max_bytes // MAX_STATES_OF_A_MESSAGE:
+            items = items[: cache.fitting(items, {}, max_bytes)]
+        return items
+
+    def without_duplicates(self, owned: OwnedPartition, batch: Batch, items: list[Item]) -> list[Item]:
+        """Turn duplicates for computations with `deduplicate` into skipped items, and return all items.
+
+        `owned.seen` keeps the ids found, for the commit. Messages of a key's mailbox were checked when they were in the queue.
+        """
+        owned.seen = {}
+        if (batch.mailbox_of is not None and batch.line is None) or not self._deduplicates:
+            return items
+        wanted = {name: (self.installation.computations[name], ids) for name, ids in ids_to_look_for(items).items()}
+        if not wanted:
+            return items
+        owned.seen = read_seen_ids(self.client, self.names, owned.partition, wanted)
+        return drop_duplicates(items, {name: one.ids for name, one in owned.seen.items()})
 
     def lacks(self, owned_partitions: Iterable[OwnedPartition]) -> list[tuple[str, str]]:
         """(partition, task) for messages that wait for a task that this worker does not know. Not all, if they are many."""
         pairs = {(owned.partition, task) for owned in owned_partitions for task in list(owned.lacks.values())[:MAX_LACKS]}
         known = self.installation.by_task
         return [pair for pair in pairs if pair[1] not in known and pair[1] not in self.plain_tasks]
+
+
+def load_parked_of(client: redis.Redis, names: Names, owned: OwnedPartition, items: list[Item]) -> None:
+    """Load those of a batch's keys and lines that are parked, because not all parked keys are in memory."""
+    assert owned.reading is not None
+    places = dict.fromkeys(where for item in items for where in waits_in(item, owned.reading.place) if where not in owned.parked)
+    if places:
+        owned.learn_parked(*look_up_parked(client, names, owned.partition, places))

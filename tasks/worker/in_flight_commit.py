@@ -31,7 +31,7 @@ from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls
-from celery_partitions.worker.planned_commit import PlannedCommit, commit_of, gather_of
+from celery_partitions.worker.planned_commit import PlannedCommit, ask_after, commit_of, count_in_turn, gather_of
 from celery_partitions.worker.timelines import Timelines
 from celery_partitions_config.settings import Settings
 
@@ -214,7 +214,7 @@ def plan_calls(
         return None
     outcome.parked = {key: park for key, park in outcome.parked.items() if key in plan.parked}
     written = outcome.written(owned.partition, owned.commit_number, plan.parked)
-    count = owned.count_in_turn(plan.parked, plan.unparked)
+    count = count_in_turn(owned, plan.parked, plan.unparked)
     if count is not None:
         plan.last.append(CountRunning(count))
     effects = [*plan.first, *written, *plan.last]
@@ -226,7 +226,7 @@ def plan_calls(
     limit = settings.batch_messages
     ask = limit if not owned.messages else 0
     if closing is not None:
-        ask = owned.ask_after(closing.batch, len(taken), limit)
+        ask = ask_after(owned, closing.batch, len(taken), limit)
         if calls.filled is not None and len(owned.messages) - len(taken) >= ask // 4 and not any(type(one) is FollowUp for one in outcome.effects):
             ask = 0  # the next messages are known
     commit = commit_of(names, owned, effects, taken, now, ask=ask)

@@ -148,8 +148,8 @@ class PartitionLoop(threading.Thread):
                 return
             if self.calls is not None and self.calls.in_flight.abandoned.hold(owned, batch):
                 return
-            batch = narrowed(owned, batch)
-            batch = one_if_one(alone(self.client, self.names, owned, batch, self.settings))
+            if owned.to_isolate or owned.is_searching:
+                batch = one_if_one(alone(self.client, self.names, owned, narrowed(owned, batch), self.settings))
             self.runner.begin()
             items = self.reader.states(owned, self.reader.items(owned, batch))
             self.due_turns.saw(items)
@@ -228,9 +228,8 @@ class PartitionLoop(threading.Thread):
             return None
         if owned.must_read_due():
             self.reader.due(owned)
-        retries = self.reader.retries(owned, self.holdings.share.known_elsewhere) if owned.is_turn_of_retries() else None
-        if retries is not None:
-            return retries
+        if owned.is_turn_of_retries():
+            return self.reader.retries(owned, self.holdings.share.known_elsewhere)
         if owned.calls is not None and owned.calls.open is not None:
             return None
         if delayed_is_due and (self.due_turns.put_off(owned) or not self.peek(owned) or owned.state is not State.KNOWN or self.resizing.must_attend(owned)):
@@ -271,7 +270,7 @@ class PartitionLoop(threading.Thread):
 
     def next_partition(self) -> OwnedPartition | None:
         """The ready partition that has used the least time; None if none is ready."""
-        return self._turns.next(owned for owned in self.owned_partitions.values() if owned.is_ready())
+        return self._turns.next([owned for owned in self.owned_partitions.values() if owned.is_ready()])
 
     def wait(self) -> None:
         """Wait for a message, a delayed message that falls due, or a wake-up by another thread."""

@@ -105,7 +105,8 @@ class LoopCommits:
                 owned.outbox.written(lasts=reply.lasts)
                 loop.courier.deliver(owned, owned.outbox)
             loop.faults.written()
-            widen(owned, loop.settings.batch_messages)
+            if owned.is_searching:
+                widen(owned, loop.settings.batch_messages)
             planned, lacked = pending.planned, bool(owned.lacks)
             owned.follow(pending.outcome, planned.parked, planned.ended, planned.taken_of)
             if owned.lacks and not lacked:

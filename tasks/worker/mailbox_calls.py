@@ -20,7 +20,7 @@ from celery_partitions.store.isolation import begin_isolated_try
 from celery_partitions.store.parked_keys import read_mailboxes
 from celery_partitions.store.scripts import digest_of
 from celery_partitions.store.states import load_slots
-from celery_partitions.worker.batch_loader import load_parked_of
+from celery_partitions.worker.batch_reader import load_parked_of
 from celery_partitions.worker.call_times import REFILL_SECONDS
 from celery_partitions.worker.isolation import LeaseLost, verdict_on
 from celery_partitions.worker.owned import OwnedPartition

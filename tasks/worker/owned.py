@@ -42,6 +42,9 @@ class OwnedPartition:
     lease: Lease
     #: The monotonic clock of the loop.
     clock: Callable[[], float]
+    partition: str = field(init=False)
+    #: The partition's number; None for the ingress.
+    number: int | None = field(init=False)
     #: Only `on` changes it.
     state: State = State.FORGOTTEN
     #: Parked keys, and how many messages wait for each. Not all of them, if they are very many.
@@ -117,18 +120,18 @@ class OwnedPartition:
     #: Its calls outside the loop. None: no computation of this process waits.
     calls: PartitionCalls | None = None
 
-    @property
-    def partition(self) -> str:
-        return self.lease.partition
-
-    @property
-    def number(self) -> int | None:
-        """The partition's number; None for the ingress."""
-        return int(self.partition) if self.partition.isdigit() else None
+    def __post_init__(self) -> None:
+        self.partition = self.lease.partition
+        self.number = int(self.partition) if self.partition.isdigit() else None
 
     def on(self, event: Event) -> None:
         """Note that something happened. Raises `ImpossibleEvent`."""
         self.state = after(self.state, event)
+
+    @property
+    def is_searching(self) -> bool:
+        """Whether a commit could not be written, and the message at fault is searched (see `unwritable`)."""
+        return self.largest_batch is not None or self.unwritable is not None
 
     @property
     def must_peek(self) -> bool:
@@ -212,13 +215,6 @@ class OwnedPartition:
         heaps = [self.dues] if self.calls is None else [self.dues, self.calls.dues]
         return all(len(heap) < DUE_PAGE or heap[0][0] > now for heap in heaps)
 
-    def count_in_turn(self, parked: Mapping[str, ParkedKey], unparked: Iterable[str]) -> int | None:
-        """How many parked keys wait only for their turn after a commit that parks and unparks these. None: none did, and none will."""
-        if not self.in_turn and not any(record.waits_its_turn for record in parked.values()):
-            return None
-        after = self.in_turn.difference(unparked, parked)
-        return len(after) + sum(record.waits_its_turn for record in parked.values())
-
     def index_parked(self) -> None:
         """Note when the parked keys are due, and who retries each."""
         takes, parked = None if self.calls is None else self.calls.takes, self.parked
@@ -255,8 +251,10 @@ class OwnedPartition:
         return None
 
     def is_turn_of_retries(self) -> bool:
-        """Whether a parked key goes before the queue now. A queue with messages gets at least half of the time; it also goes before a hot key
-        that has had as much. A queue whose calls have no room leaves its turn to the parked keys."""
+        """Whether a parked key is due and goes before the queue now. A queue with messages gets at least half of the time; it also goes before a
+        hot key that has had as much. A queue whose calls have no room leaves its turn to the parked keys."""
+        if self.due_key() is None:
+            return False
         if not self.messages or (self.calls is not None and not self.calls.can_take(self.calls)):
             return True
         return self.retries_lead < 0 or (self.retries_lead == 0 and not self.hot_key_is_due)
@@ -367,13 +365,6 @@ class OwnedPartition:
     def messages_after(self, commit: Commit) -> list[bytes]:
         """The known messages of the queue that a commit leaves there."""
         return self.messages if commit.mailbox_of is not None or not commit.taken else self.messages[commit.taken :]
-
-    def ask_after(self, batch: Batch, taken: int, limit: int) -> int:
-        """How many messages to ask for after this many of the batch were taken. Messages that do not run next would be read again."""
-        if batch.next_group is not None and self.to_isolate > taken:
-            return min(batch.next_group, limit)
-        # After a batch that ended early (slow computations, a plain task) fewer.
-        return limit if taken >= len(batch.messages) else max(MIN_ASKED, min(limit, taken * 2))
 
     def follow(self, outcome: Outcome, parked: dict[str, ParkedKey], ended: Iterable[str], taken_of: Mapping[str, int]) -> None:
         """Update memory with what a commit wrote to Redis. `taken_of`: how many messages it took from each mailbox."""

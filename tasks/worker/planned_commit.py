@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from celery_partitions.store.commits import Commit, SentCommit
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
 from celery_partitions.worker.batch import Batch
-from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.owned import MIN_ASKED, OwnedPartition
 from celery_partitions.worker.retries import Retry
 from celery_partitions.worker.timelines import Timelines
 
@@ -114,7 +114,7 @@ def plan_commit(
         elif retry.outcome.taken:
             parked[retry.key] = _next_of(retry, before, now)
             effects.append(PutParkedKey(retry.key, parked[retry.key]))
-    count = owned.count_in_turn(parked, ended)
+    count = count_in_turn(owned, parked, ended)
     if count is not None:
         effects.append(CountRunning(count))
     if timelines is not None and (added := timelines.effect(owned, outcome, parked, {})) is not None:
@@ -177,7 +177,23 @@ def _ask(owned: OwnedPartition, batch: Batch, outcome: Outcome, limit: int) -> i
     are_next = not owned.to_isolate and not any(isinstance(one, FollowUp) for one in outcome.effects)
     if batch.ready and len(owned.messages) < MANY_KNOWN:
         return limit  # also what came during the hot key's turn
-    return 0 if are_next and len(owned.messages) > gone else owned.ask_after(batch, outcome.taken, limit)
+    return 0 if are_next and len(owned.messages) > gone else ask_after(owned, batch, outcome.taken, limit)
+
+
+def ask_after(owned: OwnedPartition, batch: Batch, taken: int, limit: int) -> int:
+    """How many messages to ask for after this many of the batch were taken. Messages that do not run next would be read again."""
+    if batch.next_group is not None and owned.to_isolate > taken:
+        return min(batch.next_group, limit)
+    # After a batch that ended early (slow computations, a plain task) fewer.
+    return limit if taken >= len(batch.messages) else max(MIN_ASKED, min(limit, taken * 2))
+
+
+def count_in_turn(owned: OwnedPartition, parked: Mapping[str, ParkedKey], unparked: Iterable[str]) -> int | None:
+    """How many parked keys wait only for their turn after a commit that parks and unparks these. None: none did, and none will."""
+    if not owned.in_turn and not any(record.waits_its_turn for record in parked.values()):
+        return None
+    after = owned.in_turn.difference(unparked, parked)
+    return len(after) + sum(record.waits_its_turn for record in parked.values())
 
 
 def _parked_after(owned: OwnedPartition, again: Container[str], outcome: Outcome, now: float) -> dict[str, ParkedKey]:

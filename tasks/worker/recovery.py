@@ -1,4 +1,7 @@
-"""What a worker does after an error: search for the message at fault, or wait and retry. Each error is logged once."""
+"""What a worker does after an error: search for the message at fault, or wait and retry. Each error is logged once.
+
+An outage of the server is logged when it starts and when it ends. Its waits grow.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from celery_partitions.runtime.peer import NotDelivered
 from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.commits import CommitTooLarge
 from celery_partitions.store.leases import Share
+from celery_partitions.worker.backoff import Backoff
 from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.outage import Outage
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.unwritable import narrow
 
@@ -30,15 +33,20 @@ REST_SECONDS = 0.5
 
 
 class Recovery:
-    """Made once per loop and used by its thread."""
+    """Made once per loop, which reports each error and each success to it. The lease keeper's thread reads `is_on`."""
 
     def __init__(self, clock: Clock, random: Callable[[], float]) -> None:
         self.clock = clock
-        self.outage = Outage(clock.monotonic, random)
+        #: The loop cannot work: it has met an error since its last success, or has not reached the server yet.
+        self.is_on = True
+        #: When the outage began, and the worker's share then.
+        self._since: float | None = None
+        self._share: Share | None = None
+        self._backoff = Backoff(random)
 
     def of_batch(self, owned: OwnedPartition, batch: Batch | None, outcome: Outcome | None, error: Exception) -> None:
         """After the error of a batch: take fewer messages, to find the one whose outcome cannot be written; or wait."""
-        searching = owned.largest_batch is not None or owned.unwritable is not None
+        searching = owned.is_searching
         if batch is None or not narrow(owned, batch, outcome, error):
             self.of_partition(owned, error)
         elif not searching:
@@ -67,7 +75,12 @@ class Recovery:
 
     def of_server(self, error: Exception, share: Share, *, quietly: bool, wait: bool) -> None:
         """After a server error: log it once per outage, and wait a little longer each time. `share`: the newest one."""
-        seconds = self.outage.goes_on(error, share, quietly=quietly)
+        self.is_on = True
+        if self._since is None and not quietly:
+            self._since, self._share = self.clock.monotonic(), share
+            kind = type(error).__name__
+            logger.warning("partitions: Redis error (%s: %s); retrying until it works", kind, error)
+        seconds = self._backoff.next_seconds()
         if wait:
             self.clock.sleep(seconds)
 
@@ -76,14 +89,16 @@ class Recovery:
         logger.exception("partitions: internal error in the loop; it continues")
         self.clock.sleep(REST_SECONDS)
 
-    @property
-    def is_on(self) -> bool:
-        return self.outage.is_on
-
     def reached(self, share: Share) -> None:
-        """After the loop got all its connections."""
-        self.outage.reached(share)
+        """After the loop got all its connections. This ends the outage if the lease keeper brought a share since it began: a replica answers
+        reads but renews no lease."""
+        if share is not self._share:
+            self.written()
 
     def written(self) -> None:
-        """After a commit was written."""
-        self.outage.over()
+        """After a commit was written: the outage is over."""
+        self.is_on = False
+        if self._since is not None:
+            logger.warning("partitions: Redis works again, after %.1f s", self.clock.monotonic() - self._since)
+            self._since = self._share = None
+            self._backoff.worked()

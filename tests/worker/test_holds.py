@@ -10,7 +10,7 @@ import pytest
 
 from celery_partitions.model.own_lines import own_line
 from celery_partitions.store.leases import leases_of, release, remember_computations
-from celery_partitions.worker import batch_loader
+from celery_partitions.worker import batch_reader
 from tests.fundamentals.application import record
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.sequences import Step
@@ -24,7 +24,7 @@ LINE = own_line("k", "alone")
 @pytest.fixture(params=["all in memory", "too many to load"])
 def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> LiveGroup:
     if request.param == "too many to load":
-        monkeypatch.setattr(batch_loader, "MAX_LOADED", 0)
+        monkeypatch.setattr(batch_reader, "MAX_LOADED", 0)
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=1000)
     monkeypatch.setenv("REDIS_URL", live.env["REDIS_URL"])
     live.client.set(BROKEN, 1)

@@ -9,7 +9,7 @@ import pytest
 
 from celery_partitions.model.own_lines import own_line
 from celery_partitions.store.leases import remember_computations
-from celery_partitions.worker import batch_loader
+from celery_partitions.worker import batch_reader
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import waiting
 from tests.support.applications.waiting import (
@@ -32,7 +32,7 @@ OWN = pytest.mark.parametrize("own", [own_visit, own_threaded_visit], ids=["asyn
 @pytest.fixture(params=["all in memory", "too many to load"])
 def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[LiveGroup]:
     if request.param == "too many to load":
-        monkeypatch.setattr(batch_loader, "MAX_LOADED", 0)
+        monkeypatch.setattr(batch_reader, "MAX_LOADED", 0)
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=1000)
     live.client.set(BROKEN, 1)
     remember_computations(live.client, live.names, [own_visit.name, own_threaded_visit.name])  # as a worker does when it starts

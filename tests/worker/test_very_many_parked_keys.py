@@ -9,8 +9,8 @@ import pytest
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.store.commands import park
 from celery_partitions.store.parked_keys import look_up_parked, read_due
-from celery_partitions.worker import batch_loader
-from celery_partitions.worker.batch_loader import MAX_LOADED
+from celery_partitions.worker import batch_reader
+from celery_partitions.worker.batch_reader import MAX_LOADED
 from celery_partitions.worker.owned import DUE_PAGE
 from tests.fundamentals.application import Attempt, Step, fail, record
 from tests.fundamentals.live import LiveGroup
@@ -120,7 +120,7 @@ def test_few_parked_keys_are_all_in_memory(live: LiveGroup) -> None:
 
 
 def test_a_line_of_an_unknown_task_is_found_too(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_loader, "MAX_LOADED", 0)
+    monkeypatch.setattr(batch_reader, "MAX_LOADED", 0)
     live = make_live(PARTITIONS=1, PARTITIONS_DEPLOY_WAIT_SECONDS=1000)
     live.app.send_task("nobody's", queue="partition.0")
     with loop_by_hand(live) as loop:
