@@ -7,7 +7,7 @@ import msgspec
 
 from celery_partitions.admin.numbers import utc
 from celery_partitions.cli.context import installation_in
-from celery_partitions.cli.output import print_json, print_table, prints_facts
+from celery_partitions.cli.output import print_facts, prints_facts
 
 
 @click.command(short_help="Show what operators did and when.")
@@ -21,10 +21,9 @@ def audit(context: click.Context, limit: int, as_json: bool) -> None:
     group = installation_in(context).group
     group.check()
     records = group.audit.last(limit)
-    if as_json:
-        print_json(records)
-        return
-    print_table(
+    print_facts(
+        as_json,
+        records,
         ("when", "who", "what", "detail"),
         [(utc(record.at), record.who, record.what, msgspec.json.encode(record.detail).decode()) for record in records],
         whole=("when", "what"),

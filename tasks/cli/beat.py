@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
 
 from celery_partitions.admin.numbers import utc
 from celery_partitions.cli.context import installation_in
-from celery_partitions.cli.output import print_json, print_table, prints_facts
+from celery_partitions.cli.output import print_facts, prints_facts
 from celery_partitions.producer.beat import planned
 
 
@@ -20,10 +18,7 @@ def beat(context: click.Context, as_json: bool) -> None:
     Changes of the schedule take effect when a worker with the new code starts.
     """
     found = list(planned(installation_in(context)))
-    if as_json:
-        print_json([asdict(one) for one in found])
-        return
     rows = [(one.name, one.task, one.schedule, utc(one.last_run), utc(one.next_run), one.runs) for one in found]
-    print_table(("entry", "task", "schedule", "last run", "next run", "runs"), rows)
-    if not found:
+    print_facts(as_json, found, ("entry", "task", "schedule", "last run", "next run", "runs"), rows)
+    if not found and not as_json:
         click.echo("no worker has started with PARTITIONS_BEAT=1, or the schedule has no entries", err=True)

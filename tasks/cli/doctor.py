@@ -9,7 +9,7 @@ import click
 from celery_partitions.admin.doctor import examine, judge_settings
 from celery_partitions.admin.queue_consumers import ask_for_consumers
 from celery_partitions.cli.context import installation_in
-from celery_partitions.cli.output import print_json, print_table, prints_facts
+from celery_partitions.cli.output import print_facts, prints_facts
 
 
 @click.command(short_help="Check the server, the group and the settings.")
@@ -23,11 +23,6 @@ def doctor(context: click.Context, as_json: bool) -> None:
     group = installation.group
     ask = partial(ask_for_consumers, installation.app)
     checks = [*judge_settings(installation.resolved, installation.misspelt), *examine(installation.settings, group.client, group.names, ask)]
-    if as_json:
-        print_json(checks)
-    else:
-        print_table(
-            ("", "subject", "finding"), [(one.verdict, one.subject, one.text) for one in checks], whole=("", "subject")
-        )
+    print_facts(as_json, checks, ("", "subject", "finding"), [(one.verdict, one.subject, one.text) for one in checks], whole=("", "subject"))
     if any(one.verdict == "bad" for one in checks):
         context.exit(1)

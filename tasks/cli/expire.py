@@ -9,7 +9,7 @@ import click
 from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.expiry import count_expiring, start_expiry
 from celery_partitions.cli.context import computation_named, confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import print_json, print_table, prints_facts
+from celery_partitions.cli.output import print_facts, prints_facts
 
 
 @click.command(short_help="Count the keys that expire; start the time of old ones.")
@@ -30,8 +30,6 @@ def expire(context: click.Context, name: str, dry_run: bool, yes: bool, as_json:
     if found.without and not dry_run:
         confirm(f"Start the time of {found.without:,} keys of {name!r}?", yes)
         started = start_expiry(group.states, Audit(group.client, group.names), computation, found, by=who())
-    facts = {what: count for what, count in asdict(found).items() if what != "waiting"}
-    if as_json:
-        print_json({"computation": name, **facts, "started": started})
-        return
-    print_table(("keys", "due", "within a day", "later", "without", "unreadable", "started"), [(*facts.values(), started)])
+    counts = {what: count for what, count in asdict(found).items() if what != "waiting"} | {"started": started}
+    columns = ("keys", "due", "within a day", "later", "without", "unreadable", "started")
+    print_facts(as_json, {"computation": name, **counts}, columns, [tuple(counts.values())])

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from celery_partitions.admin.documents import json_key, json_parked
+from celery_partitions.admin.documents import json_key
 from celery_partitions.admin.hot_keys import hot_keys
 from celery_partitions.admin.key_search import PAGE_KEYS, find_keys
 from celery_partitions.cli.context import computation_named, installation_in, shown_key
@@ -62,11 +62,7 @@ def keys(
     elif parked:
         computation_named(installation, name, with_state=False)
         found = [one for one in installation.group.parked_keys.all() if one.task in (None, name)]
-        found = sorted(found, key=lambda one: one.since)[:limit]
-        if as_json:
-            print_json([json_parked(one) for one in found])
-        else:
-            print_parked(found, installation.group.now())
+        print_parked(as_json, sorted(found, key=lambda one: one.since)[:limit], installation.group.now())
     else:
         computation = computation_named(installation, name, with_state=True)
         for number, key in enumerate(installation.group.states.keys(computation.name), start=1):

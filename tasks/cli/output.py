@@ -51,6 +51,14 @@ def print_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
         click.echo(escape_lines(text))
 
 
+def print_facts(as_json: bool, facts: Any, columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Sequence[str] = ()) -> None:
+    """Print `facts` as JSON for scripts, or a table (see `print_table`)."""
+    if as_json:
+        print_json(facts)
+    else:
+        print_table(columns, rows, whole)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Sequence[str] = ()) -> None:
     """Print a table, numbers aligned to the right. `whole` names the columns that a narrow terminal does not fold."""
     table = Table(box=None, pad_edge=False, header_style="bold")

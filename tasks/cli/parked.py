@@ -22,7 +22,7 @@ from celery_partitions.cli.context import (
     who,
     yes_option,
 )
-from celery_partitions.cli.output import print_done, print_json, print_table, prints_facts
+from celery_partitions.cli.output import print_done, print_facts, prints_facts
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.escaping import escape
 
@@ -41,9 +41,11 @@ def parked() -> None:
     """
 
 
-def print_parked(found: Sequence[ParkedKey], now: float) -> None:
-    """Print the table of parked keys. `now`: seconds, by the server's clock."""
-    print_table(
+def print_parked(as_json: bool, found: Sequence[ParkedKey], now: float) -> None:
+    """Print parked keys. `now`: seconds, by the server's clock."""
+    print_facts(
+        as_json,
+        list(map(json_parked, found)),
         ("key", "task", "holds", "partition", "waiting", "why", "for", "try", "due", "error"),
         [
             (
@@ -80,10 +82,7 @@ def list_parked(context: click.Context, limit: int, as_json: bool) -> None:
     """
     group = installation_in(context).group
     found = sorted(group.parked_keys.all(), key=lambda one: one.since)[:limit]
-    if as_json:
-        print_json([json_parked(one) for one in found])
-    else:
-        print_parked(found, group.now())
+    print_parked(as_json, found, group.now())
 
 
 def _chosen(command: Callable[..., None]) -> Any:

@@ -10,7 +10,7 @@ import msgspec
 
 from celery_partitions.admin.policies import declared_policy
 from celery_partitions.cli.context import computation_named, installation_in, who
-from celery_partitions.cli.output import print_json, print_table, prints_facts
+from celery_partitions.cli.output import print_facts, prints_facts
 from celery_partitions.model.policy import EXHAUSTED_CHOICES, Exhausted, PolicyChange, check_limit, effective_policy
 from celery_partitions.model.rate_limit import MAX_BURST, changed_limit
 from celery_partitions.runtime.installation import Installation
@@ -104,13 +104,11 @@ def _show(installation: Installation, name: str, change: PolicyChange, as_json: 
     current = None if limit is None else changed_limit(limit, change.rate_limit, change.burst)
     counts |= {"rate_limit": None if current is None else current.text, "burst": None if current is None else current.burst}
     written = {"rate_limit": None if limit is None else limit.text, "burst": None if limit is None else limit.burst}
-    changed = msgspec.to_builtins(change)
     only = [kind.__qualname__ for kind in declared.only]
     retried = "every exception" if BaseException in declared.only else ", ".join(only)
-    if as_json:
-        print_json({"computation": name, "policy": {**counts, "only": only}, "changed": sorted(changed)})
-        return
-    print_table(
+    print_facts(
+        as_json,
+        {"computation": name, "policy": {**counts, "only": only}, "changed": sorted(msgspec.to_builtins(change))},
         ("field", "counts", "declared"),
         [(field, _shown(value), _shown(written[field] if field in written else getattr(declared, field))) for field, value in counts.items()]
         + [("only", retried, retried)],

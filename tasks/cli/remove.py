@@ -7,7 +7,7 @@ import click
 from celery_partitions.admin.numbers import counted
 from celery_partitions.admin.removal import count_states, remove_computation
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import print_json, prints_facts
+from celery_partitions.cli.output import print_done, prints_facts
 
 
 @click.command(short_help="Delete the states and timers of a computation that the code has no more.")
@@ -30,7 +30,5 @@ def remove(context: click.Context, name: str, yes: bool, as_json: bool) -> None:
     states = count_states(group.client, group.names, partitions, name)
     confirm(f"Delete {counted(states, 'state')} of {name!r}, and its timers? This cannot be undone.", yes)
     timers = remove_computation(group.client, group.names, partitions, name, by=who())
-    if as_json:
-        print_json({"computation": name, "states": states, "timers": timers})
-    else:
-        click.echo(f"deleted {counted(states, 'state')} and {counted(timers, 'timer')} of {name!r}")
+    facts = {"computation": name, "states": states, "timers": timers}
+    print_done(as_json, facts, f"deleted {counted(states, 'state')} and {counted(timers, 'timer')} of {name!r}")

@@ -10,7 +10,7 @@ import click
 
 from celery_partitions.admin.resize import Progress, Resize, describe, read_progress
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import print_json, prints_facts
+from celery_partitions.cli.output import print_done, prints_facts
 from celery_partitions.runtime.group import Group
 from celery_partitions.store.topology import read_topology
 
@@ -56,10 +56,7 @@ def resize(
             _finish(operation, wait)
         progress = _progress(group)
     group.follow(read_topology(group.client, group.names, group.settings.partitions))
-    if as_json:
-        print_json(asdict(progress))
-    else:
-        click.echo(describe(progress))
+    print_done(as_json, asdict(progress), describe(progress))
     if progress.state == "moving" and not status:
         context.exit(1)
 

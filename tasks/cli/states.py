@@ -22,7 +22,7 @@ from celery_partitions.cli.context import (
     who,
     yes_option,
 )
-from celery_partitions.cli.output import print_json, prints_facts
+from celery_partitions.cli.output import print_done, print_json, prints_facts
 from celery_partitions.runtime.installation import Installation
 
 #: With --yes, how often a change is attempted when the state keeps changing meanwhile.
@@ -135,12 +135,8 @@ def _show_change(seen: SeenState, made: Any) -> None:
 
 def _print_change(as_json: bool, name: str, seen: SeenState, made: Any) -> None:
     old, new = plain_value(seen.plain), None if made is None else plain_value(plain_fields(made))
-    if as_json:
-        facts = {"computation": name, **json_key(seen.key), "partition": seen.partition, "old": old, "new": new}
-        print_json(facts)
-    else:
-        done = "deleted" if made is None else "set"
-        click.echo(f"the state of {shown_key(seen.key)!r} in {name!r} is {done}")
+    facts = {"computation": name, **json_key(seen.key), "partition": seen.partition, "old": old, "new": new}
+    print_done(as_json, facts, f"the state of {shown_key(seen.key)!r} in {name!r} is {'deleted' if made is None else 'set'}")
 
 
 def _print_value(value: Any, err: bool = False) -> None:

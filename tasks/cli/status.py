@@ -6,7 +6,7 @@ import click
 
 from celery_partitions.admin.workers import read_workers
 from celery_partitions.cli.context import installation_in
-from celery_partitions.cli.output import print_json, print_table, prints_facts
+from celery_partitions.cli.output import print_facts, print_json, print_table, prints_facts
 
 
 @click.command(short_help="Show each partition's owner, backlog and counts.")
@@ -48,18 +48,5 @@ def workers(context: click.Context, as_json: bool) -> None:
     group = installation_in(context).group
     group.check()
     rows = read_workers(group.client, group.names)
-    if as_json:
-        print_json(rows)
-        return
-    print_table(
-        ("node", "holds", "pinned to", "draining"),
-        [
-            (
-                row.node,
-                ", ".join(row.queues) or "-",
-                ", ".join(row.pinned) or "-",
-                "yes" if row.draining else "no",
-            )
-            for row in rows
-        ],
-    )
+    table = [(one.node, ", ".join(one.queues) or "-", ", ".join(one.pinned) or "-", "yes" if one.draining else "no") for one in rows]
+    print_facts(as_json, rows, ("node", "holds", "pinned to", "draining"), table)

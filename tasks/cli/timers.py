@@ -19,7 +19,7 @@ from celery_partitions.cli.context import (
     who,
     yes_option,
 )
-from celery_partitions.cli.output import print_json, print_table, prints_facts
+from celery_partitions.cli.output import print_done, print_facts, prints_facts
 from celery_partitions.runtime.installation import Installation
 
 COLUMNS = ("computation", "timer", "due", "repeats", "message")
@@ -61,10 +61,7 @@ def timers(
     wanted = [one for name, one in sorted(installation.computations.items()) if computation in (None, name)]
     found = timers_of(group.states, wanted, spelled)
     if cancel is None:
-        if as_json:
-            print_json([{**asdict(one), **json_key(spelled)} for one in found])
-        else:
-            print_table(COLUMNS, [_row(one) for one in found])
+        print_facts(as_json, [{**asdict(one), **json_key(spelled)} for one in found], COLUMNS, list(map(_row, found)))
         return
     chosen = [one for one in found if one.name == cancel]
     if len(chosen) != 1:
@@ -75,10 +72,8 @@ def timers(
     seen = group.state_editor.see(installation.by_task[timer.computation], spelled)
     if cancel_timer(group.state_editor, seen, cancel, by=who()) != "ok":
         raise click.ClickException(f"the key {shown_key(spelled)!r} changed meanwhile; nothing was written. Try again")
-    if as_json:
-        print_json({"computation": timer.computation, **json_key(spelled), "cancelled": cancel})
-    else:
-        click.echo(f"the timer {cancel!r} of {timer.computation!r} is cancelled for {shown_key(spelled)!r}")
+    facts = {"computation": timer.computation, **json_key(spelled), "cancelled": cancel}
+    print_done(as_json, facts, f"the timer {cancel!r} of {timer.computation!r} is cancelled for {shown_key(spelled)!r}")
 
 
 def _row(one: KeyTimer) -> tuple[str, ...]:
@@ -91,9 +86,7 @@ def _show_partition(installation: Installation, partition: str, start: int, limi
         raise click.BadParameter(f"there are {group.topology.served} partitions, numbered from 0", param_hint="--partition")
     found, following = timers_in_partition(group.states, installation.by_task, partition, start, limit)
     found = [one for one in found if computation in (None, one.timer.computation)]
-    if as_json:
-        print_json({"timers": [{**json_key(one.key), **asdict(one.timer), "rings": one.rings} for one in found], "next": following})
-        return
-    print_table(("key", *COLUMNS), [(shown_key(one.key), *_row(one.timer)) for one in found])
-    if following is not None:
+    facts = {"timers": [{**json_key(one.key), **asdict(one.timer), "rings": one.rings} for one in found], "next": following}
+    print_facts(as_json, facts, ("key", *COLUMNS), [(shown_key(one.key), *_row(one.timer)) for one in found])
+    if following is not None and not as_json:
         click.echo(f"There is more: --start {following}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -47,19 +48,9 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def as_json(value: Any) -> str:
-    """JSON for an attribute that a script reads."""
-    return json.dumps(value)
-
-
 def pretty(value: Any) -> str:
     """Indented JSON, for reading and editing."""
     return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def why(reason: str) -> str:
-    """Why a key waits, in two or three words."""
-    return WHYS.get(reason, reason)
 
 
 def when(at: float | None, now: float) -> str:
@@ -77,11 +68,6 @@ def short_json(value: Any) -> str:
     return text if len(text) <= 2_000 else text[:2_000] + "…"
 
 
-def query_of(**words: str) -> str:
-    """A query for an address."""
-    return urlencode(words)
-
-
 def about(part: dict[str, Any]) -> str:
     """What waits for a part of a pipeline."""
     if part["waiting"] is None:
@@ -89,22 +75,14 @@ def about(part: dict[str, Any]) -> str:
     return f"{'about ' if part['is_estimate'] and part['waiting'] else ''}{number(part['waiting'])}"
 
 
-HELPERS = {
-    "about": about,
-    "draw": draw,
-    "short_json": short_json,
-    "query_of": query_of,
-    "why": why,
-    "when": when,
-    "number": number,
-    "span": span,
-    "size": size,
-    "ago": ago,
-    "due": due,
-    "count": count,
-    "counted": counted,
-    "what_came": what_came,
-    "key_body": key_body,
-    "as_json": as_json,
-    "pretty": pretty,
+#: What the templates may call.
+HELPERS: Mapping[str, Callable[..., Any]] = {
+    # JSON for an attribute that a script reads, a query for an address, and why a key waits, in two or three words.
+    "as_json": json.dumps,
+    "query_of": lambda **words: urlencode(words),
+    "why": lambda reason: WHYS.get(reason, reason),
+    **{
+        helper.__name__: helper
+        for helper in (about, ago, count, counted, draw, due, key_body, number, pretty, short_json, size, span, what_came, when)
+    },
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from celery_partitions.dashboard.lists import (
     look_at_ends,
     look_at_workers,
 )
+from celery_partitions.dashboard.live import live_of
 from celery_partitions.dashboard.pages import Page
 
 #: A page with more rows takes long to read, and refreshes itself less often.
@@ -34,7 +35,8 @@ class View(NamedTuple):
     name: str
     #: The page's heading. Empty: `?name=` of the query.
     title: str
-    read: Callable[[Common], Awaitable[dict[str, Any]]]
+    #: Called in the executor.
+    read: Callable[[Common], dict[str, Any]]
     #: For the API's documentation.
     help: str
     #: 0: the page does not refresh itself.
@@ -52,8 +54,9 @@ class ViewPage(Page):
 
     @authenticated
     async def get(self) -> None:
-        found = await self.view.read(self)
-        self.live.touch()
+        live = self.live
+        found = await self.reading(self.view.read, self)
+        live.touch()
         refresh_seconds = MANY_SECONDS if found.get("total", 0) > MANY_ROWS else self.view.refresh_seconds
         now, title = found.get("at", time.time()), self.view.title or self.word("name")
         self.show(f"{self.view.name}.html", found=found, now=now, title=title, refresh_seconds=refresh_seconds)
@@ -67,69 +70,52 @@ class ViewApi(Api):
 
     @authenticated
     async def get(self) -> None:
-        self.answer(await self.view.read(self))
+        live_of(self.application, self.installation)  # made in the event loop, for what runs in the executor
+        self.answer(await self.reading(self.view.read, self))
 
 
-def page_in(handler: Common) -> int:
+def page_in(asked: Common) -> int:
     """The number of the page in the query, from 0."""
-    word = handler.word("page", "0")
+    word = asked.word("page", "0")
     if not word.isdigit() or len(word) > 9:
         raise HTTPError(400, "page must be a number from 0")
     return int(word)
 
 
-async def _parked(handler: Common) -> dict[str, Any]:
-    partition = handler.word("partition")
-    query = ParkedQuery(handler.word("why"), handler.word("task"), handler.word("q"), handler.known_partition(partition) if partition else "")
-    return await handler.reading(find_parked, handler.installation, query, page_in(handler))
+def _parked(asked: Common) -> dict[str, Any]:
+    partition = asked.word("partition")
+    query = ParkedQuery(asked.word("why"), asked.word("task"), asked.word("q"), asked.known_partition(partition) if partition else "")
+    return find_parked(asked.installation, query, page_in(asked))
 
 
-async def _dead_letters(handler: Common) -> dict[str, Any]:
-    query, word = handler.dead_letter_query(), handler.word("shown")
+def _dead_letters(asked: Common) -> dict[str, Any]:
+    word = asked.word("shown")
     shown = max(1, int(word)) if word.isdigit() and len(word) < 6 else MAX_OF_ONE_GROUP
-    return await handler.reading(find_dead_letters, handler.installation, query, shown)
+    return find_dead_letters(asked.installation, asked.dead_letter_query(), shown)
 
 
-async def _computations(handler: Common) -> dict[str, Any]:
-    return await handler.reading(look_at_computations_and_pipelines, handler.live.watch, handler.installation)
-
-
-async def _computation(handler: Common) -> dict[str, Any]:
-    found = await handler.reading(look_at_computations, handler.live.watch, handler.installation.computations)
-    name = handler.word("name")
+def _computation(asked: Common) -> dict[str, Any]:
+    found, name = look_at_computations(asked.live.watch, asked.installation.computations), asked.word("name")
     return {"at": found["at"], "computation": next((one for one in found["computations"] if one["computation"] == name), None)}
 
 
-async def _ends(handler: Common) -> dict[str, Any]:
-    return await handler.reading(look_at_ends, handler.installation)
+def _versions(asked: Common) -> dict[str, Any]:
+    group = asked.installation.group
+    return asdict(read_versions(group.client, group.names, group.topology.served))
 
 
-async def _workers(handler: Common) -> dict[str, Any]:
-    return await handler.reading(look_at_workers, handler.live.watch, handler.installation)
-
-
-async def _versions(handler: Common) -> dict[str, Any]:
-    group = handler.installation.group
-    return asdict(await handler.reading(read_versions, group.client, group.names, group.topology.served))
-
-
-async def _keys(handler: Common) -> dict[str, Any]:
-    words = (handler.word(name) for name in ("computation", "prefix", "after"))
-    return await handler.reading(find_keys, handler.installation.group, *words)
-
-
-async def _audit(handler: Common) -> dict[str, Any]:
-    return await handler.reading(look_at_audit, handler.installation, handler.word("q"), page_in(handler))
+def _keys(asked: Common) -> dict[str, Any]:
+    return find_keys(asked.installation.group, asked.word("computation"), asked.word("prefix"), asked.word("after"))
 
 
 VIEWS = (
-    View("computations", "Computations", _computations, "rates, latency, failures, calls in flight against concurrency, parked keys of each computation; `pipelines`: parts, edges, what flows and waits."),
+    View("computations", "Computations", lambda asked: look_at_computations_and_pipelines(asked.live.watch, asked.installation), "rates, latency, failures, calls in flight against concurrency, parked keys of each computation; `pipelines`: parts, edges, what flows and waits."),
     View("computation", "", _computation, "?name=…: one computation, as in that list.", tab="computations"),
-    View("workers", "Workers", _workers, "code, age, memory, partitions, rate, calls in flight and running keys of each worker."),
+    View("workers", "Workers", lambda asked: look_at_workers(asked.live.watch, asked.installation), "code, age, memory, partitions, rate, calls in flight and running keys of each worker."),
     View("versions", "Versions", _versions, "`computations` (versions of their states and workers), `workers` (their code), and `waits`: what a deploy waits for."),
     View("parked", "Parked keys", _parked, "?why=… ?task=… ?q=… ?partition=… ?page=…: parked keys of the whole group, longest waiting first."),
     View("dead-letters", "Dead letters", _dead_letters, "?q=… ?partition=… ?reason=… ?task=… ?fingerprint=…: dead letters, similar failures in one group.", 10),
     View("keys", "Keys", _keys, "?computation=… ?prefix=… ?after=…: keys that begin with a text; `more` continues the search.", 0, "find-keys"),
-    View("ends", "Sinks and sources", _ends, "sinks and sources that have processes: what waits, rates, parked keys, dead letters, leases."),
-    View("audit", "Audit", _audit, "?q=… ?page=…: what operators did, newest first."),
+    View("ends", "Sinks and sources", lambda asked: look_at_ends(asked.installation), "sinks and sources that have processes: what waits, rates, parked keys, dead letters, leases."),
+    View("audit", "Audit", lambda asked: look_at_audit(asked.installation, asked.word("q"), page_in(asked)), "?q=… ?page=…: what operators did, newest first."),
 )  # fmt: skip
