@@ -122,19 +122,18 @@ class History:
         while len(known) > 1 and known[0][0] < overview.at - self.kept_seconds:
             known.popleft()
 
-    def latency(self, share: float, partition: str | None = TOTAL) -> float | None:
-        """The quantile `share` (0 to 1) of the seconds from sending to commit, over the messages of the kept minutes.
+    def latencies(self, shares: Sequence[float], partition: str | None = TOTAL) -> list[float | None]:
+        """The quantiles `shares` (0 to 1) of the seconds from sending to commit, over the messages of the kept minutes.
 
         None without messages, and before the second overview.
         """
-        if partition not in self._latency:
-            return None
-        found, (_, before) = self._latency[partition], self._latencies[0]
-        if before is self._latency:
-            return None
+        before = self._latencies[0][1] if self._latencies else {}
+        if partition not in self._latency or before is self._latency:
+            return [None] * len(shares)
+        found = self._latency[partition]
         if partition in before:
             found = found.since(before[partition])
-        return found.quantile(LATENCY_SECONDS, share)
+        return [found.quantile(LATENCY_SECONDS, share) for share in shares]
 
     def now(self, partition: str | None = TOTAL) -> Flow | None:
         """The current flow, measured over at least `least_seconds` if possible. None before the second overview."""

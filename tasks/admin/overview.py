@@ -10,19 +10,18 @@ import redis
 
 from celery_partitions.admin.status import (
     HOLDERS_ANSWERS,
+    META,
     Holders,
     PartitionStatus,
     holders_in,
-    partition_answers,
     partition_status,
     request_holders,
-    request_partition,
 )
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.measurements import measurements_in, request_measurements
 from celery_partitions.store.names import Names, partitions_and_ingress
-from celery_partitions.store.oldest import oldest_sent, request_oldest
-from celery_partitions.store.servers import server_at, what_there_is
+from celery_partitions.store.partition_counts import PartitionCounts, read_counts
+from celery_partitions.store.servers import server_at
 from celery_partitions.store.telemetry import Measurements
 
 #: Counters in a partition's `meta`, in addition to those of a status.
@@ -112,55 +111,51 @@ def read_overview(group: Readable, *, state_bytes: bool = False, only: Collectio
     wanted = [partition for partition in partitions_and_ingress(group.topology.served) if only is None or partition in only]
     while True:
         known = group.computations_seen
-        answers = _ask(group, wanted, known, state_bytes)
+        counts, answers = _ask(group, wanted, known, state_bytes)
         group_meta = answers[HOLDERS_ANSWERS]
         seen = group.names.computations_in(group_meta) if isinstance(group_meta, dict) else ()
         if seen == known:
-            return _overview(group, wanted, known, state_bytes, answers)
+            return _overview(group, wanted, counts, answers, len(known) if state_bytes else None)
         group.computations_seen = seen
 
 
-def _ask(group: Readable, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool) -> list[Any]:
+def _ask(
+    group: Readable, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool
+) -> tuple[list[PartitionCounts | None], list[Any]]:
     names = group.names
-    with what_there_is(group.client) as pipe:
+
+    def also(pipe: redis.client.Pipeline) -> None:
         request_holders(pipe, names)
         pipe.hgetall(names.group_meta)
         pipe.hgetall(names.since)
-        request_oldest(pipe, [name for partition in wanted for name in (names.inbox(partition), names.queue(partition))])
         request_measurements(pipe, names, wanted)
-        for partition in wanted:
-            request_partition(pipe, names, partition, computations, (*COUNTERS, TAKEOVERS))
-            for computation in computations if state_bytes else ():
+        for partition in wanted if state_bytes else ():
+            for computation in computations:
                 pipe.memory_usage(names.states(partition, computation), samples=WEIGHED_FIELDS)
-        return pipe.execute(raise_on_error=False)
+
+    return read_counts(group.client, names, wanted, computations, (*META, *COUNTERS, TAKEOVERS), also)
 
 
 def _overview(
-    group: Readable, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool, answers: list[Any]
+    group: Readable, wanted: Sequence[str], counts: Sequence[PartitionCounts | None], answers: list[Any], weighed: int | None
 ) -> Overview:
+    """`weighed`: how many hashes of each partition were weighed."""
     holders = holders_in(answers[:HOLDERS_ANSWERS])
-    _, since, oldest, measured, *rows = answers[HOLDERS_ANSWERS:]
-    heads = iter(oldest_sent(oldest, 2 * len(wanted)))
-    sent = [queued if first is None else first for first, queued in zip(heads, heads, strict=True)]
+    _, since, measured, *weights = answers[HOLDERS_ANSWERS:]
     measurements = measurements_in(measured, wanted)
-    width = partition_answers(computations)
-    step = width + (len(computations) if state_bytes else 0)
-    found = []
-    for number, partition in enumerate(wanted):
-        row = rows[number * step : (number + 1) * step]
-        found.append(
-            _partition(
-                group.names,
-                partition,
-                holders,
-                row[:width],
-                server=server_at(group.client, group.names, partition),
-                lease_age=_lease_age(partition, holders, since),
-                sent=sent[number],
-                weights=row[width:] if state_bytes else None,
-                measurements=measurements[partition],
-            )
+    found = [
+        _partition(
+            group.names,
+            partition,
+            holders,
+            counts[number],
+            server=server_at(group.client, group.names, partition),
+            lease_age=_lease_age(partition, holders, since),
+            weights=None if weighed is None else weights[number * weighed : (number + 1) * weighed],
+            measurements=measurements[partition],
         )
+        for number, partition in enumerate(wanted)
+    ]
     return Overview(holders.now, tuple(found))
 
 
@@ -168,20 +163,19 @@ def _partition(
     names: Names,
     partition: str,
     holders: Holders,
-    row: Sequence[Any],
+    counts: PartitionCounts | None,
     *,
     server: str,
     lease_age: float | None,
-    sent: float | None,
     weights: Sequence[Any] | None,
     measurements: Measurements,
 ) -> PartitionOverview:
-    status, counters = partition_status(names, partition, holders, row, server)
+    sent, counters = (None, ()) if counts is None else (counts.sent, counts.meta[len(META) :])
     *numbers, taken = counters or [None] * (len(COUNTERS) + 1)
     failed, forwarded, emitted, deduplicated, skipped, dead_lettered, late = map(int_or_zero, numbers)
     return PartitionOverview(
         partition=partition,
-        status=status,
+        status=partition_status(names, partition, holders, counts, server),
         lease_age_seconds=lease_age,
         oldest_age_seconds=None if sent is None else max(0.0, holders.now - sent),
         state_bytes=None if weights is None else sum(one for one in weights if isinstance(one, int)),

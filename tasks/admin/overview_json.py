@@ -105,7 +105,8 @@ def _totals(rows: list[dict[str, Any]], history: History, points: int) -> dict[s
 
 
 def _latencies(history: History, partition: str | None) -> dict[str, float | None]:
-    return {f"latency_p{percent}_seconds": _rounded(history.latency(percent / 100, partition), 6) for percent in (50, 99)}
+    p50, p99 = history.latencies((0.5, 0.99), partition)
+    return {"latency_p50_seconds": _rounded(p50, 6), "latency_p99_seconds": _rounded(p99, 6)}
 
 
 def _rates(flow: Flow | None) -> dict[str, float | None]:

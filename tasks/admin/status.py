@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import redis
 
-from celery_partitions.store.client import SERVER_ERRORS
-from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, partitions_and_ingress, queue_lists
-from celery_partitions.store.servers import server_at, what_there_is
+from celery_partitions.store.names import Names, partitions_and_ingress
+from celery_partitions.store.partition_counts import PartitionCounts, read_counts
+from celery_partitions.store.servers import server_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +57,21 @@ class Holders:
 
 #: How many answers `request_holders` has.
 HOLDERS_ANSWERS = 4
-#: The lists with messages of a partition: its queue, its inbox, and the priority lists of the queue.
-_LISTS = 2 + len(PRIORITY_SUFFIXES)
 #: The counters of `meta` that a status is made of.
-_META = ("processed", "paused", "running")
+META = ("processed", "paused", "running")
+_UNKNOWN = PartitionCounts(0, 0, 0, 0, 0, None, ())
 
 
 def read_status(client: redis.Redis, names: Names, partitions: int) -> list[PartitionStatus]:
     """The status of each partition in order, then of the ingress."""
     computations = names.computations_in(cast(list[bytes], client.hkeys(names.group_meta)))
-    all_partitions = partitions_and_ingress(partitions)
-    with what_there_is(client) as pipe:
-        request_holders(pipe, names)
-        for partition in all_partitions:
-            request_partition(pipe, names, partition, computations)
-        answers = pipe.execute(raise_on_error=False)
-    holders = holders_in(answers[:HOLDERS_ANSWERS])
-    width = partition_answers(computations)
-    found = []
-    for number, partition in enumerate(all_partitions):
-        begin = HOLDERS_ANSWERS + number * width
-        found.append(partition_status(names, partition, holders, answers[begin : begin + width], server_at(client, names, partition))[0])
-    return found
+    wanted = partitions_and_ingress(partitions)
+    counts, answers = read_counts(client, names, wanted, computations, META, lambda pipe: request_holders(pipe, names))
+    holders = holders_in(answers)
+    return [
+        partition_status(names, partition, holders, one, server_at(client, names, partition))
+        for partition, one in zip(wanted, counts, strict=True)
+    ]
 
 
 def request_holders(pipe: redis.client.Pipeline, names: Names) -> None:
@@ -105,57 +98,28 @@ def holders_in(answers: Sequence[Any]) -> Holders:
     return Holders(now=seconds + micros / 1_000_000, workers=held, refused=refused)
 
 
-def partition_answers(computations: Sequence[str]) -> int:
-    """How many answers `request_partition` has."""
-    return _LISTS + 4 + len(computations)
-
-
-def request_partition(
-    pipe: redis.client.Pipeline, names: Names, partition: str, computations: Sequence[str], more: Sequence[str] = ()
-) -> None:
-    """Add the commands that read one partition to a pipeline. `more`: further counters of its `meta`."""
-    for name in (*queue_lists(names, partition), names.inbox(partition)):
-        pipe.llen(name)
-    pipe.hmget(names.meta(partition), [*_META, *more])
-    pipe.hlen(names.parked(partition))
-    pipe.hlen(names.dead(partition))
-    pipe.zcard(names.delayed(partition))
-    for computation in computations:
-        pipe.hlen(names.states(partition, computation))
-
-
-def partition_status(
-    names: Names, partition: str, holders: Holders, row: Sequence[Any], server: str = ""
-) -> tuple[PartitionStatus, list[bytes | None]]:
-    """Parse the answers to `request_partition`: the status, then the further counters in the order of `more` (empty if `meta` is not a
-    hash). `server`: from `server_at`."""
-    lengths, (meta, parked, dead, delayed), keys = row[:_LISTS], row[_LISTS : _LISTS + 4], row[_LISTS + 4 :]
+def partition_status(names: Names, partition: str, holders: Holders, found: PartitionCounts | None, server: str = "") -> PartitionStatus:
+    """`found`: with the fields `META`, and maybe more. `server`: from `server_at`."""
+    counts = found or _UNKNOWN
     worker = holders.workers.get(partition)
-    processed, paused, running, *more = meta if isinstance(meta, list) else (None, None, None)
-    apart = _count(parked)
+    processed, paused, running = counts.meta[: len(META)] or (None,) * len(META)
     # An operator's edit may take a running key away before its owner counts again.
-    running_keys = min(int(running or 0), apart)
-    status = PartitionStatus(
+    running_keys = min(int(running or 0), counts.parked)
+    return PartitionStatus(
         queue=names.queue_name(partition),
         owner=None if worker is None else node_name(worker),
-        length=sum(map(_count, lengths)),
+        length=counts.waiting,
         processed=int(processed or 0),
-        keys=sum(map(_count, keys)),
-        parked=apart - running_keys,
-        dead=_count(dead),
+        keys=counts.keys,
+        parked=counts.parked - running_keys,
+        dead=counts.dead,
         paused=paused is not None,
-        delayed=_count(delayed),
+        delayed=counts.delayed,
         running=running_keys,
         refused_to=tuple(map(node_name, holders.refused.get(partition, ()))),
         server=server,
-        away=bool(server) and isinstance(row[0], SERVER_ERRORS),
+        away=bool(server) and found is None,
     )
-    return status, more
-
-
-def _count(answer: Any) -> int:
-    """A count; 0 if the key has the wrong type, for which Redis answers with an error."""
-    return answer if isinstance(answer, int) else 0
 
 
 def worker_id(node: str, unique: str) -> str:

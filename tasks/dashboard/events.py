@@ -1,6 +1,6 @@
 """The live overview: server-sent events, or polling for a page that receives none.
 
-The first event has the last five minutes of every row. Later events have only the rows that changed, and the page extends its lines itself,
+The first event has the last five minutes of every row. Later events have only the fields that changed, and the page extends its lines itself,
 so that events stay small for any number of partitions. Every 30 seconds all rows are sent. While Redis is not reachable, `unreachable` events give the reason; `overview`
 events resume when it is back.
 """
@@ -69,7 +69,7 @@ class PageEvents(Events):
 
 
 class ApiEvents(Events, Api):
-    """GET /api/partitions/events: server-sent events: `overview` every two seconds, `attention` when it has changed, `unreachable` with `error` while Redis is away."""
+    """GET /api/partitions/events: server-sent events: `overview` every two seconds (first all rows, then of each row `partition`, ages and what changed), `attention` when it has changed, `unreachable` with `error` while Redis is away."""
 
 
 class PageOverview(Common):

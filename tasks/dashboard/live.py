@@ -27,9 +27,9 @@ logger = logging.getLogger("celery.partitions.dashboard")
 #: Longer than the history, so that it is complete for a user who comes back within this time.
 IDLE_SECONDS = 2 * KEPT_SECONDS
 
-#: Fields that change with time alone. A row that differs only in them is not sent; the page computes them.
+#: Fields that change with time alone. They are sent only with other changes of their row; the page computes them.
 AGES = ("lease_age_seconds", "oldest_age_seconds")
-#: All rows are sent with every n-th sample.
+#: All fields of all rows are sent with every n-th sample.
 SAMPLES_PER_WHOLE = 15
 
 #: Errors of a read that are shown to the user; the read is then retried.
@@ -42,7 +42,7 @@ class Live:
     def __init__(self, installation: Installation, executor: Executor, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self.watch = Watcher(installation.group, ends=ends_with_processes)
         self.executor, self.idle_seconds = executor, idle_seconds
-        #: The last overview in JSON, without histories, and of its rows only those that changed; None before the first one.
+        #: The last overview in JSON, without histories, and of its rows only the fields that changed; None before the first one.
         self.latest: bytes | None = None
         self._rows: dict[str, dict[str, Any]] = {}
         self._since_all = 0
@@ -68,6 +68,7 @@ class Live:
     async def whole(self) -> bytes:
         """The overview with all rows and histories, in JSON. Raises one of `FAILURES`."""
         self.touch()
+        self._since_all = SAMPLES_PER_WHOLE  # the next sample may be compared with an older one than this
         return await asyncio.get_running_loop().run_in_executor(self.executor, lambda: msgspec.json.encode(self.watch.to_json()))
 
     async def look_for_attention(self) -> None:
@@ -112,16 +113,21 @@ class Live:
         self.error = error
 
     def _changes(self) -> bytes:
-        """Read the overview. A row that did not change is left out, but now and then all are sent, for a page that missed a change."""
+        """Read the overview. What did not change is left out, but now and then all is sent, for a page that missed a change."""
         found = self.watch.to_json(points=0)
-        rows = {row["partition"]: {name: value for name, value in row.items() if name not in AGES} for row in found["partitions"]}
+        before, self._rows = self._rows, {row["partition"]: row for row in found["partitions"]}
         self._since_all += 1
         if self._since_all < SAMPLES_PER_WHOLE:
-            found["partitions"] = [row for row in found["partitions"] if self._rows.get(row["partition"]) != rows[row["partition"]]]
+            found["partitions"] = [changed for row in found["partitions"] if (changed := changes(before.get(row["partition"], {}), row))]
         else:
             self._since_all = 0
-        self._rows = rows
         return msgspec.json.encode(found)
+
+
+def changes(before: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a row that changed, with those that say which row it is, and its ages. Empty if only ages changed."""
+    changed = {name: value for name, value in row.items() if before.get(name, changes) != value and name not in AGES}
+    return {"partition": row["partition"], **{name: row[name] for name in AGES}, **changed} if changed else {}
 
 
 def describe(error: BaseException) -> str:

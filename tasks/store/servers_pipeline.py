@@ -11,8 +11,6 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 if TYPE_CHECKING:
     from celery_partitions.store.servers import Servers
 
-#: An option of EVAL in a pipeline: the script is run for each of its KEYS alone, and the answer is all answers in one list.
-EACH = "each key alone"
 #: How often a command follows a slot that moves.
 REDIRECTS = 5
 #: What a server says that cannot run a command now, and has not run it. The caller sends it again later.
@@ -33,8 +31,6 @@ class ServersPipeline(Pipeline):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         stack, self.command_stack = self.command_stack, []
-        if any(EACH in options for _, options in stack):
-            return self._with_each(stack, raise_on_error)
         groups: dict[int | None, list[int]] = {}
         for number, (words, _) in enumerate(stack):
             groups.setdefault(self.servers.places.slot_of_command(words), []).append(number)
@@ -56,25 +52,6 @@ class ServersPipeline(Pipeline):
                 if isinstance(answer, Exception):
                     raise answer
         return answers
-
-    def _with_each(self, stack: list[Any], raise_on_error: bool) -> list[Any]:
-        """Run what has the option `EACH` for each key alone."""
-        widths = []
-        for words, options in stack:
-            keys = words[3 : 3 + int(words[2])] if EACH in options else ()
-            for key in keys:
-                self.command_stack.append(((words[0], words[1], 1, key), {}))
-            if EACH not in options:
-                self.command_stack.append((words, options))
-            widths.append(len(keys) if EACH in options else None)
-        answers, found = iter(self.execute(raise_on_error)), []
-        for width in widths:
-            parts = [next(answers) for _ in range(1 if width is None else width)]
-            failed = next((part for part in parts if isinstance(part, Exception)), None)
-            if width is not None and self.takes_what_there_is:
-                failed, parts = None, [[b""] if isinstance(part, Exception) else part for part in parts]
-            found.append(parts[0] if width is None else failed or [one for part in parts for one in part])
-        return found
 
     def _together(self, stack: list[Any], slots: list[int | None], raise_on_error: bool) -> list[Any]:
         """A transaction, which has one server."""

@@ -161,7 +161,5 @@ def load_measurements(text: bytes | None, kind: type[M] = Measurements) -> M:  #
 def merged(parts: Iterable[Histogram]) -> Histogram:
     """The sum of several histograms with the bounds of latencies."""
     whole = Measurements().latency
-    for part in parts:
-        whole.counts = [a + b for a, b in zip(whole.counts, part.counts, strict=True)]
-        whole.total += part.total
-    return whole
+    known = [whole, *parts]
+    return Histogram([sum(column) for column in zip(*(part.counts for part in known), strict=True)], sum(part.total for part in known))

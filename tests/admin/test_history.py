@@ -120,10 +120,10 @@ def test_after_a_gap_nothing_before_it_counts() -> None:
     """Nobody looked for hours, and nothing flowed meanwhile."""
     history = fed(at(0, partition("1", measured=latencies(2799.0))), at(2, partition("1", processed=4_000_000, length=700)))
     history.add(at(10_000, partition("1", processed=8_000_000, measured=latencies(2799.0))))
-    assert (history.now("1"), history.series("1"), history.latency(0.99, "1")) == (None, [], None)
+    assert (history.now("1"), history.series("1"), history.latencies((0.99,), "1")[0]) == (None, [], None)
     history.add(at(10_002, partition("1", processed=8_000_000, measured=latencies(2799.0))))
     assert history.now("1") == Flow(START + 10_002, 0, 0, 0)
-    assert history.latency(0.99, "1") is None
+    assert history.latencies((0.99,), "1")[0] is None
 
 
 def point(seconds: float, left: int, waiting: int = 0) -> Point:
@@ -155,16 +155,16 @@ def latencies(*seconds: float) -> Measurements:
 def test_latencies_cover_the_kept_minutes() -> None:
     slow, quick = [20.0] * 100, [0.004] * 100
     history = fed(at(0, partition("1", measured=latencies(*slow))))
-    assert history.latency(0.5, "1") is None, "measuring: what came since the group began says nothing about now"
+    assert history.latencies((0.5,), "1")[0] is None, "measuring: what came since the group began says nothing about now"
     history.add(at(2, partition("1", measured=latencies(*slow))))
-    assert history.latency(0.5, "1") is None, "no messages since then"
+    assert history.latencies((0.5,), "1")[0] is None, "no messages since then"
     history.add(at(4, partition("1", measured=latencies(*slow, *quick)), partition("2", measured=latencies(*[0.3] * 100))))
-    assert history.latency(0.5, "1") == pytest.approx(0.00375)
-    assert history.latency(0.99) == pytest.approx(0.495), "all partitions together"
-    assert history.latency(0.5, "3") is None
+    assert history.latencies((0.5,), "1")[0] == pytest.approx(0.00375)
+    assert history.latencies((0.99,))[0] == pytest.approx(0.495), "all partitions together"
+    assert history.latencies((0.5,), "3")[0] is None
     for number in range(400):
         history.add(at(6 + 2 * number, partition("1", measured=latencies(*slow, *quick))))
-    assert history.latency(0.99, "1") is None, "five minutes later"
+    assert history.latencies((0.99,), "1")[0] is None, "five minutes later"
     assert len(history._latencies) <= 12
 
 

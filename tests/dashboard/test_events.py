@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from celery_partitions.dashboard import live as live_module
-from celery_partitions.dashboard.live import Live
+from celery_partitions.dashboard.live import AGES, Live, changes
 from celery_partitions_config.settings import Settings
 from tests.dashboard.group import Filled
 from tests.dashboard.served import LOGIN, Served
@@ -65,9 +65,39 @@ def test_the_first_event_has_the_history_and_the_next_ones_the_rows(
     (attention,) = [found for kind, found in kinds if kind == "attention"]
     assert attention[0]["rule"] == "no-owner"
     filled.client.lpush("partition.2", "one")
-    row = next(row for kind, found in stream if kind == "overview" for row in found["partitions"] if row["waiting"])
-    assert (row["partition"], row["history"]) == ("2", [])
+    row = next(row for kind, found in stream if kind == "overview" for row in found["partitions"] if row.get("waiting"))
+    assert row["partition"] == "2" and "queue" not in row and "oldest_age_seconds" in row
     stream.close()  # type: ignore[attr-defined]
+
+
+def test_what_changed_adds_up_to_the_whole(served: Served, filled: Filled, quick: None) -> None:
+    stream, known = events(served), dict[str, dict[str, Any]]()
+
+    def hear() -> dict[str, Any]:
+        kind, found = next(stream)
+        for row in found["partitions"] if kind == "overview" else ():
+            known.setdefault(row["partition"], {}).update(row)
+        return known
+
+    for _ in range(6):  # all rows were sent, and the next ones are changes
+        hear()
+    before = known["1"]["waiting"]
+    filled.client.lpush("partition.1", "one", "two")
+    wait_until(lambda: hear()["1"]["waiting"] == before + 2)
+    changing = {*AGES, "history", "in_per_second", "done_per_second", "state"}
+    for row in served.ask("/api/partitions").json["partitions"]:
+        own = known[row["partition"]]
+        assert [name for name, value in row.items() if own[name] != value and name not in changing] == []
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_ages_alone_are_no_change() -> None:
+    row = {"partition": "1", "waiting": 1, "owner": None, "lease_age_seconds": 1.0, "oldest_age_seconds": 2.0}
+    assert changes(row, {**row, "oldest_age_seconds": 4.0}) == {}
+    assert changes(row, {**row, "waiting": 0, "oldest_age_seconds": None}) == {
+        "partition": "1", "waiting": 0, "lease_age_seconds": 1.0, "oldest_age_seconds": None,
+    }  # fmt: skip
+    assert changes({}, row) == row, "a field that is null is a field"
 
 
 def test_a_page_that_missed_a_change_gets_all_rows_now_and_then(served: Served, filled: Filled, quick: None) -> None:

@@ -45,7 +45,7 @@
 
   // Extend a line with the current rates. A row that has its history replaces the line.
   function continued(series, row, at) {
-    if (row.history.length) { return row.history.slice(); }
+    if (row.history && row.history.length) { return row.history.slice(); }
     const known = series || [];
     if (row.in_per_second === null) { return known; }
     const last = known[known.length - 1];

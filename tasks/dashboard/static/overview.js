@@ -80,7 +80,7 @@
   function show(overview) {
     last = overview;
     series.set("", live.continued(series.get(""), overview.totals, overview.at));
-    for (const data of overview.partitions) { current.set(data.partition, {...data, at: overview.at}); }
+    for (const data of overview.partitions) { current.set(data.partition, {...current.get(data.partition), history: [], ...data, at: overview.at}); }
     for (const data of current.values()) {
       const row = data.at === overview.at ? data : {...data, history: []};
       series.set(data.partition, live.continued(series.get(data.partition), row, overview.at));
