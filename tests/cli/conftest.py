@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.store.declared import commands_of_outcome
 __all__ = ["make_app"]
 
 Run = Callable[..., Result]
+Refused = Callable[..., None]
 
 
 @pytest.fixture
@@ -46,6 +47,18 @@ def run(app: Celery) -> Run:
         return result
 
     return run
+
+
+@pytest.fixture
+def refused(run: Run) -> Refused:
+    """Run a command that refuses to do anything: nothing is printed, and the error `says` each of these texts. `code`: 2 is wrong usage."""
+
+    def refused(*words: str, says: str | Sequence[str] = (), code: int = 1, **more: Any) -> None:
+        result = run(*words, **more)
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert [text for text in ((says,) if isinstance(says, str) else says) if text not in result.stderr] == []
+
+    return refused
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import redis
 
-from tests.cli.conftest import Run
+from tests.cli.conftest import Refused, Run
 
 
 def test_check_passes_if_every_state_can_be_read(run: Run, put_state: Callable[[str, float], None]) -> None:
@@ -30,6 +30,5 @@ def test_it_fails_and_names_what_it_cannot_read(run: Run, put_state: Callable[[s
         assert "key \\x1b[1m, partition" in result.stderr and "unknown format byte" in result.stderr and "\x1b" not in result.output
 
 
-def test_apply_asks_first(run: Run) -> None:
-    result = run("migrate", "--apply")
-    assert result.exit_code == 1 and "Pass --yes" in result.stderr
+def test_apply_asks_first(refused: Refused) -> None:
+    refused("migrate", "--apply", says="Pass --yes")

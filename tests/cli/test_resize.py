@@ -9,7 +9,7 @@ import redis
 from celery_partitions.store.leases import Lease, balance
 from celery_partitions.store.names import Names
 from celery_partitions.store.resize import note_epoch, note_progress
-from tests.cli.conftest import Run
+from tests.cli.conftest import Refused, Run
 
 NAMES = Names("partition")
 
@@ -54,13 +54,13 @@ def test_a_resize_to_fewer_is_aborted_only_before_keys_have_moved(run: Run, clie
     assert "cannot be undone" in run("resize", "--abort").stderr
 
 
-def test_what_cannot_be_done_is_refused_with_what_to_do(run: Run, client: redis.Redis) -> None:
+def test_what_cannot_be_done_is_refused_with_what_to_do(run: Run, refused: Refused, client: redis.Redis) -> None:
     for number, says in (("6", "neither a multiple nor a divisor"), ("4", "has 4 partitions already"), ("0", "from 1 to"), ("8192", "from 1 to")):
-        result = run("resize", number, "--yes")
-        assert result.exit_code == 1 and says in result.stderr
-    assert run("resize", "8").exit_code == 1  # nobody confirms
-    assert [run("resize").exit_code, run("resize", "8", "--abort").exit_code] == [2, 2]
+        refused("resize", number, "--yes", says=says)
+    refused("resize", "8", says="Pass --yes")
+    refused("resize", code=2)
+    refused("resize", "8", "--abort", code=2)
     balance(client, NAMES, "older@host/1", lease_seconds=60, partitions=4)
-    assert "worker older@host runs a release that cannot follow a resize" in run("resize", "8", "--yes").stderr
+    refused("resize", "8", "--yes", says="worker older@host runs a release that cannot follow a resize")
     note_epoch(client, NAMES, "older@host/1", 0)
     assert run("resize", "8", "--yes", "--wait", "0", "--json").stdout

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from celery_partitions_config.settings import Settings
-from tests.cli.conftest import Run
+from tests.cli.conftest import Refused, Run
 from tests.cli.declared import note, update
 from tests.producer.conftest import MakeApp
 from tests.support.python_process import run_python
@@ -94,19 +94,19 @@ def test_with_standard_input_closed_send_reports_that_there_is_no_input(run_alon
 
 
 @pytest.mark.parametrize("command", [["export"], ["send", update.name]])
-def test_a_file_that_cannot_exist_is_named(run: Run, tmp_path: Path, command: list[str]) -> None:
+def test_a_file_that_cannot_exist_is_named(refused: Refused, tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "file").touch()
     for name, why in (("none/x.csv", "No such file or directory"), ("file/x.csv", "Not a directory")):
-        result = run(*command, str(tmp_path / name))
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert f"Error: {tmp_path / name}" in result.stderr and why in result.stderr
+        refused(*command, str(tmp_path / name), says=[f"Error: {tmp_path / name}", why])
 
 
-def test_an_unreachable_server_is_reported_as_redis(run: Run, make_app: MakeApp) -> None:
+@pytest.mark.parametrize("words", [["audit"], ["status"], ["top"], ["top", "--json"]], ids=" ".join)
+def test_an_unreachable_server_is_a_one_line_error(run: Run, make_app: MakeApp, words: list[str]) -> None:
     nowhere = "redis://127.0.0.1:1/0"
-    result = run("audit", app=make_app(nowhere, Settings(redis_url=nowhere)))
-    assert result.exit_code == 1
+    result = run(*words, app=make_app(nowhere, Settings(redis_url=nowhere)))
+    assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: Redis: ") and len(result.stderr.splitlines()) == 1
+    assert result.stderr.rstrip().endswith("Is the server running? Its address comes from redis_url (code)")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from celery_partitions.model.keys import partition_of
-from tests.cli.conftest import Run
+from tests.cli.conftest import Refused, Run
 from tests.cli.declared import note, update
 
 PutState = Callable[[str, float], None]
@@ -42,10 +42,8 @@ def test_set_creates_a_state_and_prints_old_and_new(run: Run) -> None:
     ("new", "words"),
     [('{"price": "x"}', "$.price"), ('{"prize": 1}', "prize"), ("nonsense", "not JSON"), ("[]", "JSON object")],
 )
-def test_a_value_that_does_not_fit_is_refused_and_nothing_is_written(run: Run, client: redis.Redis, new: str, words: str) -> None:
-    result = run("state", "set", update.name, "AAPL", new, "--yes")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert words in result.stderr
+def test_a_value_that_does_not_fit_is_refused_and_nothing_is_written(refused: Refused, client: redis.Redis, new: str, words: str) -> None:
+    refused("state", "set", update.name, "AAPL", new, "--yes", says=words)
     assert list(client.scan_iter("{partition.*}:state:*")) == []
 
 
@@ -58,22 +56,18 @@ def test_missing_fields_keep_their_values_unless_the_state_is_replaced(run: Run,
 
 
 def test_fields_of_an_unreadable_state_cannot_be_kept_and_nothing_is_written(
-    run: Run, client: redis.Redis
+    run: Run, refused: Refused, client: redis.Redis
 ) -> None:
     """Regression: missing fields were silently reset to their defaults."""
     name = f"{{partition.{partition_of('AAPL', 4)}}}:state:{update.name}"
     client.hset(name, "AAPL", b"\x09nonsense")
-    result = run("state", "set", update.name, "AAPL", "{}", "--yes")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "Replace the whole state" in result.stderr and "format byte 09" in result.stderr
+    refused("state", "set", update.name, "AAPL", "{}", "--yes", says=["Replace the whole state", "format byte 09"])
     assert client.hget(name, "AAPL") == b"\x09nonsense"
     assert run("state", "set", update.name, "AAPL", "{}", "--replace", "--yes").exit_code == 0, "it can still be replaced completely"
 
 
-def test_deleting_a_missing_state_is_refused(run: Run) -> None:
-    result = run("state", "delete", update.name, "AAPL", "--yes")
-    assert result.exit_code == 1
-    assert "no state for the key 'AAPL'" in result.stderr
+def test_deleting_a_missing_state_is_refused(refused: Refused) -> None:
+    refused("state", "delete", update.name, "AAPL", "--yes", says="no state for the key 'AAPL'")
 
 
 @pytest.mark.parametrize("command", [["set", note.name, "k", "{}"], ["delete", note.name, "k"], ["get", "unknown", "k"]])

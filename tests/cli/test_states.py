@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from celery_partitions.model.keys import partition_of
-from tests.cli.conftest import Run
+from tests.cli.conftest import Refused, Run
 from tests.cli.declared import note, update
 
 PutState = Callable[[str, float], None]
@@ -53,32 +53,23 @@ def test_keys_that_begin_with_a_text_are_found_page_by_page(run: Run, put_state:
     assert run("keys", update.name, "--prefix", "a", "--hot").exit_code == 2
 
 
-def test_a_key_without_state_is_exit_code_1(run: Run) -> None:
-    result = run("state", update.name, "AAPL", "--json")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "has no state for the key 'AAPL'" in result.stderr
+def test_a_key_without_state_is_exit_code_1(refused: Refused) -> None:
+    refused("state", update.name, "AAPL", "--json", says="has no state for the key 'AAPL'")
 
 
-def test_an_unreadable_state_is_a_one_line_error(run: Run, client: redis.Redis) -> None:
+def test_an_unreadable_state_is_a_one_line_error(refused: Refused, client: redis.Redis) -> None:
     client.hset(f"{{partition.{partition_of('AAPL', 4)}}}:state:{update.name}", "AAPL", b"\x09nonsense")
-    result = run("state", update.name, "AAPL")
-    assert result.exit_code == 1
-    assert "format byte 09" in result.stderr
+    refused("state", update.name, "AAPL", says="format byte 09")
 
 
 @pytest.mark.parametrize("command", [["state", "unknown", "k"], ["keys", "unknown"], ["send", "unknown", "-"]])
-def test_an_unknown_name_is_refused_with_the_existing_names(run: Run, command: list[str]) -> None:
-    result = run(*command)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "this app has no computation named 'unknown'" in result.stderr
-    assert repr(update.name) in result.stderr and repr(note.name) in result.stderr
+def test_an_unknown_name_is_refused_with_the_existing_names(refused: Refused, command: list[str]) -> None:
+    refused(*command, says=["this app has no computation named 'unknown'", repr(update.name), repr(note.name)])
 
 
 @pytest.mark.parametrize("command", [["state", note.name, "k"], ["keys", note.name]])
-def test_a_computation_without_state_has_no_states_to_show(run: Run, command: list[str]) -> None:
-    result = run(*command)
-    assert result.exit_code == 1
-    assert "has no state" in result.stderr
+def test_a_computation_without_state_has_no_states_to_show(refused: Refused, command: list[str]) -> None:
+    refused(*command, says="has no state")
 
 
 def test_keys_are_printed_one_per_line(run: Run, put_state: PutState) -> None:

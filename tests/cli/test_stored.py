@@ -12,7 +12,7 @@ import redis
 from celery_partitions.model.keys import partition_of
 from celery_partitions.store.codec import StateCodec
 from celery_partitions_config.settings import Settings
-from tests.cli.conftest import Run
+from tests.cli.conftest import Refused, Run
 from tests.cli.declared import Last, update
 from tests.producer.conftest import MakeApp
 
@@ -31,7 +31,7 @@ def put(client: redis.Redis, *secrets: bytes, data: bytes | None = None) -> int:
     return len(stored)
 
 
-def test_a_process_without_the_key_sees_that_and_how_a_state_is_stored(run: Run, client: redis.Redis) -> None:
+def test_a_process_without_the_key_sees_that_and_how_a_state_is_stored(run: Run, refused: Refused, client: redis.Redis) -> None:
     size = put(client, SECRET, data=pickle.dumps(Springs()))
     result = run("stored", update.name, "AAPL", "--json")
     assert json.loads(result.stdout) == {
@@ -43,9 +43,7 @@ def test_a_process_without_the_key_sees_that_and_how_a_state_is_stored(run: Run,
         "verified": None,
     }
     assert "not verified: no key here" in run("stored", update.name, "AAPL").stdout
-    refused = run("state", update.name, "AAPL")
-    assert refused.exit_code == 1
-    assert "PARTITIONS_STATE_SIGNING_KEY is not set: it is not unpickled" in refused.stderr
+    refused("state", update.name, "AAPL", says="PARTITIONS_STATE_SIGNING_KEY is not set: it is not unpickled")
 
 
 def test_a_process_with_a_key_sees_whether_it_signed_it(

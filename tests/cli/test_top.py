@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from celery import Celery
 
-from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
 from tests.cli.declared import update
-from tests.producer.conftest import MakeApp
 from tests.support.python_process import ForkedProcess, start_python
 from tests.support.worker import ROOT
 
@@ -115,12 +112,3 @@ def test_by_computation(run: Run, client: redis.Redis) -> None:
     heading, row = result.stdout.splitlines()[-2:]
     assert heading.split()[:1] == ["computation"] and "retried" in heading
     assert row.startswith(update.name) and row.rstrip().endswith("Oh: \\x1b[31m")
-
-
-def test_an_unreachable_server_is_a_one_line_error(make_app: MakeApp, run: Run) -> None:
-    url = "redis://127.0.0.1:1/0"
-    for words in ((), ("--json",)):
-        app: Celery = make_app(url, Settings(redis_url=url))
-        result = run("top", *words, app=app)
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr.startswith("Error: Redis: ") and len(result.stderr.splitlines()) == 1

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from celery_partitions_config.settings import Settings
-from tests.cli.conftest import Run
+from tests.cli.conftest import Refused, Run
 from tests.cli.declared import update
 from tests.producer.conftest import MakeApp
 
@@ -39,19 +39,15 @@ def test_into_an_empty_group(run: Run, file: str, client: redis.Redis) -> None:
     assert sum(row["length"] for row in json.loads(run("status", "--json").stdout)) == 2
 
 
-def test_a_group_that_is_not_empty_needs_yes_and_keeps_its_data(run: Run, file: str) -> None:
-    result = run("import", file)
-    assert result.exit_code == 1
-    assert "is not empty: 2 messages, 2 states" in result.stderr
+def test_a_group_that_is_not_empty_needs_yes_and_keeps_its_data(run: Run, refused: Refused, file: str) -> None:
+    refused("import", file, says="is not empty: 2 messages, 2 states")
     assert run("import", file, "--yes").exit_code == 0
     assert sum(row["length"] for row in json.loads(run("status", "--json").stdout)) == 4
 
 
-def test_n_is_changed_by_replacing(run: Run, file: str, make_app: MakeApp, settings: Settings) -> None:
+def test_n_is_changed_by_replacing(run: Run, refused: Refused, file: str, make_app: MakeApp, settings: Settings) -> None:
     other = make_app(settings.redis_url, replace(settings, partitions=7))
-    refused = run("import", file, app=other)
-    assert refused.exit_code == 1
-    assert "has 4 partitions" in refused.stderr
+    refused("import", file, app=other, says="has 4 partitions")
     result = run("import", file, "--replace", "--yes", app=other)
     assert (result.exit_code, result.stdout) == (0, "9 records of 4 partitions written to 7\n")
     rows = json.loads(run("status", "--json", app=other).stdout)
