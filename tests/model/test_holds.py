@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.own_lines import is_own_line, key_and_computation, own_line
-from tests.model import counting
 from tests.model.build import rules, run, state_after
 from tests.model.counting import LOG, Log, apply, log, message_to
 
 OWN = declare(apply, name="own", state=Log, key=LOG.extract, holds="computation")
 LINE = own_line("k", "own")
 BOTH = [OWN, LOG]
-
-
-@pytest.fixture(autouse=True)
-def nothing_seen() -> Iterator[None]:
-    counting.seen.clear()
-    yield
-    counting.seen.clear()
 
 
 def own(number: int, what: str = "", key: str = "k") -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,13 +14,6 @@ from celery_partitions.model.step import step
 from tests.model import counting
 from tests.model.build import CODEC, raw_message, read, rules, run, slots_for, state_after
 from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT, Log, log, message_to
-
-
-@pytest.fixture(autouse=True)
-def nothing_seen() -> Iterator[None]:
-    counting.seen.clear()
-    yield
-    counting.seen.clear()
 
 
 def bytes_of(*entries: object, key: str = "k") -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from celery_partitions.model.declaration import declare
@@ -11,14 +9,6 @@ from celery_partitions.model.policy import RetryPolicy
 from tests.model import counting
 from tests.model.build import rules, run, state_after
 from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT, Log, log, message_to
-
-
-@pytest.fixture(autouse=True)
-def nothing_seen() -> Iterator[None]:
-    counting.seen.clear()
-    yield
-    counting.seen.clear()
-
 
 NO_RETRY = rules(retries=0)
 EVERY_FAILURE = ["raise", "exit", "interrupt", "without text", "surrogate", "recurse", "unpicklable", "pickles only"]

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.model import counting
 from tests.model.build import rules, run, state_after
 from tests.model.counting import LOG, log
-
-
-@pytest.fixture(autouse=True)
-def nothing_seen() -> Iterator[None]:
-    counting.seen.clear()
-    yield
-    counting.seen.clear()
-
 
 SENT = [log(0), log(1, "raise"), log(2), log(3, key="other")]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,13 +14,6 @@ from tests.model.build import CODEC, read, rules, run, slots_for, state_after
 from tests.model.counting import LOG, SECOND, WITH_CONTEXT, Log, log, message_to
 
 NO_RETRY = rules(retries=0)
-
-
-@pytest.fixture(autouse=True)
-def nothing_seen() -> Iterator[None]:
-    counting.seen.clear()
-    yield
-    counting.seen.clear()
 
 
 @pytest.mark.parametrize("retries", [0, 3])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from uuid import UUID
 from zlib import crc32
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,11 +55,3 @@ def test_text_with_surrogates_is_refused_or_has_unique_bytes(one: str, other: st
 @given(st.integers() | st.uuids() | st.text(max_size=20))
 def test_a_number_a_uuid_and_their_text_are_one_key(value: int | UUID | str) -> None:
     assert normalize_key(value) == normalize_key(str(value)) == normalize_key(str(value).encode())
-
-
-@given(
-    st.one_of(st.none(), st.floats(), st.lists(st.text()), st.dictionaries(st.text(), st.text()), st.complex_numbers())
-)
-def test_other_values_are_refused(value: object) -> None:
-    with pytest.raises(KeyExtractionError):
-        normalize_key(value)

@@ -47,24 +47,6 @@ def test_a_paused_server_can_be_stopped(server_factory: Factory) -> None:
     assert not server.running
 
 
-def test_a_client_does_not_retry(server_factory: Factory) -> None:
-    server = server_factory()
-    server.stop()
-    with server.client() as client, pytest.raises(redis.ConnectionError):
-        client.ping()
-
-
-def test_options_and_password(server_factory: Factory) -> None:
-    server = server_factory(config={"requirepass": "secret", "maxmemory": "64mb"})
-    with redis.Redis.from_url(server.url(db=2)) as client:
-        assert client.config_get("maxmemory") == {"maxmemory": str(64 * 1024 * 1024)}
-
-
-def test_the_error_has_the_log_of_a_server_that_cannot_start(server_factory: Factory) -> None:
-    with pytest.raises(RuntimeError, match="no-such-option"):
-        server_factory(config={"no-such-option": "1"})
-
-
 def test_the_database_is_empty_first(client: redis.Redis) -> None:
     assert client.set("left", "over")
 

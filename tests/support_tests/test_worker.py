@@ -1,6 +1,5 @@
 """The worker process can be started, observed and signalled, and is gone at the end. With a plain Celery application."""
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,17 +26,6 @@ def worker(tmp_path: Path, redis_url: str) -> Iterator[WorkerProcess]:
     assert not worker.running
 
 
-def test_arguments_and_a_clean_end(worker: WorkerProcess) -> None:
-    assert "some" in worker.log()
-    worker.terminate()
-    assert worker.wait() == 0
-
-
-def test_killed(worker: WorkerProcess) -> None:
-    worker.kill()
-    assert worker.wait() == -signal.SIGKILL
-
-
 def test_a_stopped_worker_does_nothing_until_it_continues(worker: WorkerProcess) -> None:
     worker.stop_process()
     worker.terminate()
@@ -49,17 +37,3 @@ def test_a_stopped_worker_does_nothing_until_it_continues(worker: WorkerProcess)
 
 def test_a_stopped_worker_is_killed_at_the_end(worker: WorkerProcess) -> None:
     worker.stop_process()
-
-
-def test_an_interrupt_ends_the_worker(worker: WorkerProcess) -> None:
-    worker.interrupt()
-    assert worker.wait() == 1  # Celery's exit code for a warm shutdown by SIGINT
-    assert "Warm shutdown" in worker.log()
-
-
-def test_the_error_has_the_log_of_a_worker_that_does_not_start(tmp_path: Path) -> None:
-    with (
-        WorkerProcess("no_such_application", directory=tmp_path) as worker,
-        pytest.raises(AssertionError, match="no_such_application"),
-    ):
-        worker.wait_ready()
