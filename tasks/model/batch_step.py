@@ -256,7 +256,8 @@ class BatchStep:
             now = clock()
         else:
             out.taken = taken
-        yield from self.gathering.end()
+        if gathered:
+            yield from self.gathering.end()
         yield from self.new_states.pickle()
         out.emitted, out.late = [*self.replay.outputs(), *self.alarms], self.replay.late()
         if out.emitted:

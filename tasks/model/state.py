@@ -50,7 +50,7 @@ _NOT_DATA = (
 class StateClass(Generic[S]):
     """A checked state class. Creates new objects, and completes unpickled ones."""
 
-    __slots__ = ("_attributes", "_defaults", "_make", "_private", "cls", "modules", "names", "slots", "versions")
+    __slots__ = ("_attributes", "_defaults", "_make", "_private", "cls", "is_versioned", "modules", "names", "slots", "version", "versions")
 
     def __init__(self, cls: type[S], modules: tuple[str, ...] = (), make: Callable[[], S] | None = None) -> None:
         """Raises `DeclarationError` if `cls` can't be created without arguments, can't be pickled, or is immutable.
@@ -60,6 +60,9 @@ class StateClass(Generic[S]):
         """
         self._make = make or cls
         self.cls, self.modules, self.versions = cls, modules, versions_of(cls)
+        #: The version of the states that this process writes, and whether records have one.
+        self.version = self.versions.version
+        self.is_versioned = self.version != FIRST
         if not isinstance(cls, type):
             raise DeclarationError(f"state= must be a class, not {cls!r}")
         if issubclass(cls, _IMMUTABLE):
@@ -144,16 +147,6 @@ class StateClass(Generic[S]):
     def completes(self) -> bool:
         """Whether `complete` ever does anything, so that a loader can skip the call."""
         return bool(self._defaults or self._attributes or self.slots)
-
-    @property
-    def version(self) -> int:
-        """The version of the states that this process writes."""
-        return self.versions.version
-
-    @property
-    def is_versioned(self) -> bool:
-        """Whether records of its states have a version."""
-        return self.versions.version != FIRST
 
 
 def _store_by_name(cls: type) -> None:

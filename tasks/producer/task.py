@@ -16,11 +16,11 @@ from celery.utils import uuid
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.effects import Hop
+from celery_partitions.model.errors import PartitionError
 from celery_partitions.model.messages import details_of
 from celery_partitions.model.outbox import Outbox, current_outbox
 from celery_partitions.producer.direct import DirectPublisher
 from celery_partitions.producer.message_maker import own_id
-from celery_partitions.producer.sent_result import SentResult
 from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.published_form import publish_as_read
@@ -28,6 +28,21 @@ from celery_partitions.runtime.sent_now import ANOTHER_APP, note_sent_now
 
 #: How much of a message its header `argsrepr` contains, for monitors. The same as Celery's limit.
 MAX_SHOWN_BYTES = 1024
+
+
+class SentResult(AsyncResult):  # type: ignore[misc]
+    """The result of one message. To wait for one that no worker will store is an error, instead of a wait that never ends."""
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """As Celery's. Raises `PartitionError` if the message asks for no result."""
+        if self.ignored:
+            raise PartitionError(
+                "the message asks for no result, so there is nothing to wait for: declare its computation with reply=True, "
+                "or send it with apply_async(…, ignore_result=False)"
+            )
+        return super().get(*args, **kwargs)
+
+    wait = get
 
 
 class ComputationTask(Task):  # type: ignore[misc]

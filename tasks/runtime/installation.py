@@ -175,7 +175,8 @@ class Installation:
 
     def partition_of_message(self, computation: Computation, message: Any) -> str:
         """The partition of a decoded message. Raises `KeyExtractionError` if it has no key."""
-        return str(self.group.topology.of_senders.partition_of(computation.key_of(message)))
+        key = computation.key_of(message)
+        return str(self.group.topology.of_senders.partition_of(key))
 
     def check_size(self, body: bytes) -> None:
         """Raise `MessageError` if the message with this body would be too long for workers to decode."""

@@ -104,16 +104,17 @@ class LoopCommits:
             if loop.courier is not None and owned.outbox is not None:
                 owned.outbox.written(lasts=reply.lasts)
                 loop.courier.deliver(owned, owned.outbox)
-            loop.faults.written()
+            if loop.faults.is_on:
+                loop.faults.written()
             if owned.is_searching:
                 widen(owned, loop.settings.batch_messages)
             planned, lacked = pending.planned, bool(owned.lacks)
+            held = max(1, sum(one.number is not None for one in loop.owned_partitions.values()))
             owned.follow(pending.outcome, planned.parked, planned.ended, planned.taken_of)
             if owned.lacks and not lacked:
                 loop.wake_keeper()  # another worker may know the task
             if pending.calls is not None:
                 calls_committed(owned, pending.calls)
-            held = max(1, sum(one.number is not None for one in loop.owned_partitions.values()))
             owned.cache.trim(loop.settings.state_cache_keys // held, loop.settings.state_cache_bytes // held)
             loop.observer.committed(pending)
             loop.observer.flush_if_due()

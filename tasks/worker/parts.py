@@ -26,9 +26,8 @@ from celery_partitions.store.leases import Lease, Share
 from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.blocking_read import BlockingRead, Found
 from celery_partitions.worker.celery_context import CeleryContext
-from celery_partitions.worker.celery_tasks import CeleryTasks
 from celery_partitions.worker.owned import OwnedPartition
-from celery_partitions.worker.plain_tasks import PlainTaskRun
+from celery_partitions.worker.plain_tasks import CeleryTasks, PlainTaskRun
 from celery_partitions.worker.planned_commit import PendingCommit
 from celery_partitions.worker.recovery import Recovery
 from celery_partitions.worker.stalls import StallDetector

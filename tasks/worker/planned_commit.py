@@ -120,14 +120,14 @@ def plan_commit(
     if timelines is not None and (added := timelines.effect(owned, outcome, parked, {})) is not None:
         effects.append(added)
     ask = _ask(owned, batch, outcome, settings.batch_messages)
+    retried, taken_of = sum(retry.batch.attempt > 1 for retry in retries), {retry.key: retry.outcome.taken for retry in retries}
     if are_several:
         commit = commit_of(names, owned, effects, (), now, ask=ask)
     else:
         commit = commit_of(names, owned, effects, batch.messages[: outcome.taken], now, mailbox_of=key, ask=ask)
     if not commit.commands and not commit.taken:
         return None
-    retried = sum(retry.batch.attempt > 1 for retry in retries)
-    return PlannedCommit(commit, parked, ended, retried, {retry.key: retry.outcome.taken for retry in retries})
+    return PlannedCommit(commit, parked, ended, retried, taken_of)
 
 
 def commit_of(

@@ -76,11 +76,12 @@ class StepRunner:
 
     def step(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Outcome:
         """Run the step of a batch, whose states are in memory."""
+        rules = self.rules_for(owned, owned.turn_seconds(batch, self.settings.batch_seconds), batch.others_wait)
         with self.context.batch():
             return self.run(
                 items,
                 owned.cache.young,
-                self.rules_for(owned, owned.turn_seconds(batch, self.settings.batch_seconds), batch.others_wait),
+                rules,
                 call=partial(self.call, owned),
                 parked=owned.parked,
                 mailbox_lengths=owned.mailbox_lengths,
