@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from celery_partitions.admin.numbers import number, size, span
-from celery_partitions.cli.sparkline import sparkline
 from celery_partitions.model.escaping import escape
 
 Row = Mapping[str, Any]
@@ -150,3 +150,18 @@ def in_order(rows: Sequence[Row], sort: Sort, layout: Layout = LAYOUTS["partitio
 def done_of(row: Row) -> list[float]:
     """Messages processed per second, over the minutes that are kept."""
     return [point[2 if len(point) == 4 else 1] for point in row["history"]]
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(series: Sequence[float], width: int) -> str:
+    """The series in at most `width` characters, scaled from zero to its highest value. A short series has one character a point."""
+    count = len(series)
+    if count > width:
+        cuts = [number * count // width for number in range(width + 1)]
+        series = [sum(series[a:b]) / (b - a) for a, b in pairwise(cuts)]
+    highest = max(series, default=0)
+    if highest <= 0:
+        return BARS[0] * len(series)
+    return "".join(BARS[min(7, int(value / highest * 7.999))] for value in series)

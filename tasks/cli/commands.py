@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from celery_partitions.cli.attention import attention
 from celery_partitions.cli.audit import audit
 from celery_partitions.cli.beat import beat
 from celery_partitions.cli.dead_letters import dead_letters
-from celery_partitions.cli.doctor import doctor
-from celery_partitions.cli.expire import expire
+from celery_partitions.cli.ends import sink, source
 from celery_partitions.cli.flower import flower
+from celery_partitions.cli.health import attention, doctor
 from celery_partitions.cli.keys import keys
 from celery_partitions.cli.migrate import migrate
 from celery_partitions.cli.parked import parked
@@ -18,12 +17,9 @@ from celery_partitions.cli.remove import remove
 from celery_partitions.cli.resize import resize
 from celery_partitions.cli.send import send
 from celery_partitions.cli.settings import settings
-from celery_partitions.cli.sink import sink
-from celery_partitions.cli.source import source
-from celery_partitions.cli.states import state
+from celery_partitions.cli.states import state, stored
 from celery_partitions.cli.status import status, workers
-from celery_partitions.cli.stored import stored
-from celery_partitions.cli.timers import timers
+from celery_partitions.cli.timers import expire, timers
 from celery_partitions.cli.top import top
 from celery_partitions.cli.transfer import export_group, import_group
 from celery_partitions.cli.versions import versions

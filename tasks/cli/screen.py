@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from celery_partitions.admin.numbers import counted, number, size, span
-from celery_partitions.cli.columns import MAX_SPARK, Column, Layout, Row, done_of, in_order
-from celery_partitions.cli.sparkline import sparkline
+from celery_partitions.cli.columns import MAX_SPARK, Column, Layout, Row, done_of, in_order, sparkline
 from celery_partitions.cli.view import HELP, HELP_OPEN, View
 from celery_partitions.model.escaping import escape
 

@@ -1,4 +1,4 @@
-"""`partitions timers`: the timers of a key or a partition."""
+"""`partitions timers`: the timers of a key or a partition. `partitions expire`: when the keys of a computation with `ttl=` expire."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from dataclasses import asdict
 
 import click
 
+from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.documents import json_key
+from celery_partitions.admin.expiry import count_expiring, start_expiry
 from celery_partitions.admin.numbers import utc
 from celery_partitions.admin.state_json import text_of
 from celery_partitions.admin.timers import KeyTimer, cancel_timer, timers_in_partition, timers_of
 from celery_partitions.cli.context import (
     base64_option,
+    computation_named,
     confirm,
     installation_in,
     shown_key,
@@ -90,3 +93,26 @@ def _show_partition(installation: Installation, partition: str, start: int, limi
     print_facts(as_json, facts, ("key", *COLUMNS), [(shown_key(one.key), *_row(one.timer)) for one in found])
     if following is not None and not as_json:
         click.echo(f"There is more: --start {following}")
+
+
+@click.command(short_help="Count the keys that expire; start the time of old ones.")
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@yes_option
+@prints_facts
+def expire(context: click.Context, name: str, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Count when the keys of the computation NAME expire. It must have a `ttl=`.
+
+    Keys that were stored before the computation had one do not expire until they are used. Without --dry-run, their time starts now: each gets
+    a message, so a key expires a whole `ttl=` later. The cost grows with the number of keys; workers are not blocked.
+    """
+    installation = installation_in(context)
+    group, computation = installation.group, computation_named(installation, name, with_state=True)
+    found = count_expiring(group.states, computation, group.now())
+    started = 0
+    if found.without and not dry_run:
+        confirm(f"Start the time of {found.without:,} keys of {name!r}?", yes)
+        started = start_expiry(group.states, Audit(group.client, group.names), computation, found, by=who())
+    counts = {what: count for what, count in asdict(found).items() if what != "waiting"} | {"started": started}
+    columns = ("keys", "due", "within a day", "later", "without", "unreadable", "started")
+    print_facts(as_json, {"computation": name, **counts}, columns, [tuple(counts.values())])

@@ -5,6 +5,5 @@
     keep        keeps the same processes running
 
 They use `celery_partitions.testing.server` (the embedded server) and `celery_partitions.testing.lifeline` (child processes that end
-with us), `processes` and `runner` (the Procfile's processes), `prices` (the data), `proof` (the application of `speedup`) and
-`status` (partitions and their owners).
+with us), `processes` and `runner` (the Procfile's processes), `prices` (the data), `proof` (the application of `speedup`).
 """

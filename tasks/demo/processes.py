@@ -1,4 +1,4 @@
-"""Runs the Procfile's processes as children of the demo, until a `with` block ends."""
+"""Runs the Procfile's processes as children of the demo, until a `with` block ends, and reads what their partitions do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import IO
 
 import celery_partitions
+from celery_partitions.admin.status import PartitionStatus
+from celery_partitions.runtime.registry import current_installation
 from celery_partitions.testing.lifeline import lifeline
+from celery_partitions_config.resolution import from_environment
 
 #: The project's folder, with the Procfile and the `config/flowerconfig.py` that it names.
 ROOT = Path(celery_partitions.__file__).parent.parent
@@ -77,3 +80,23 @@ def flower_answers(address: str) -> bool:
             return bool(reply.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def read_partitions() -> list[PartitionStatus]:
+    """All partitions in numeric order, without the ingress."""
+    group = current_installation().group
+    return [partition for partition in group.status() if partition.queue != group.settings.group]
+
+
+def wait_for_workers(processes: Processes, workers: int, seconds: float) -> list[PartitionStatus]:
+    """Wait until each partition has an owner, and each worker a partition (as far as there are enough). Returns the partitions."""
+    shares = min(workers, from_environment().partitions)
+    seen: list[PartitionStatus] = []
+
+    def shared_out() -> bool:
+        seen[:] = read_partitions()
+        owners = {partition.owner for partition in seen}
+        return None not in owners and len(owners) == shares
+
+    processes.wait_until(shared_out, f"{shares} workers own all partitions", seconds)
+    return seen

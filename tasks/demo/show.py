@@ -17,9 +17,16 @@ from rich.table import Table
 from celery_partitions import PartitionError, partition_of
 from celery_partitions.admin.status import PartitionStatus
 from celery_partitions.demo.prices import daily_prices
-from celery_partitions.demo.processes import ROOT, DemoError, Processes, flower_answers, running
+from celery_partitions.demo.processes import (
+    ROOT,
+    DemoError,
+    Processes,
+    flower_answers,
+    read_partitions,
+    running,
+    wait_for_workers,
+)
 from celery_partitions.demo.speedup import show_speedup
-from celery_partitions.demo.status import read_partitions, wait_for_workers
 from celery_partitions.demo.stocks import Stock, update_stock
 from celery_partitions.testing.lifeline import leave_on_signals
 

@@ -14,9 +14,8 @@ from typing import IO
 from rich.console import Console
 from rich.table import Table
 
-from celery_partitions.demo.processes import Processes, running
+from celery_partitions.demo.processes import Processes, running, wait_for_workers
 from celery_partitions.demo.proof import WAIT_SECONDS, Item, Trail, wait_and_note
-from celery_partitions.demo.status import wait_for_workers
 
 MESSAGES = 1_000
 MANY_KEYS = 200

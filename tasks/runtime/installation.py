@@ -27,8 +27,7 @@ from celery_partitions.store.client import refuse_failover
 from celery_partitions.store.names import INGRESS, Names
 from celery_partitions.tracing.switch import tracing_for
 from celery_partitions_config.celeryconfig import broker_options, broker_url
-from celery_partitions_config.misspelt import misspelt
-from celery_partitions_config.resolution import Resolved, resolve, variables
+from celery_partitions_config.resolution import Resolved, misspelt, resolve, variables
 from celery_partitions_config.settings import DEFAULT_SENTINEL_MASTER, Settings
 
 if TYPE_CHECKING:

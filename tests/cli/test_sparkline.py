@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_partitions.cli.sparkline import sparkline
+from celery_partitions.cli.columns import sparkline
 
 
 def test_a_line_of_bars() -> None:

@@ -16,8 +16,7 @@ import pytest
 from celery import Celery
 
 from celery_partitions.runtime.registry import installation_of
-from celery_partitions_config.misspelt import misspelt
-from celery_partitions_config.resolution import from_environment, resolve
+from celery_partitions_config.resolution import from_environment, misspelt, resolve
 from celery_partitions_config.settings import SETTINGS, Settings, SettingsError
 from tests.producer.conftest import MakeApp, make_app
 
