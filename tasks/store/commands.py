@@ -111,7 +111,7 @@ def commands_of(effects: Iterable[Effect], names: Names, partition: str, commit_
                     gone = [key_bytes(key) for key, state in states.items() if not state]
                     commands += split(["HDEL", names.states(partition, computation)], gone)
                     states = {key: state for key, state in states.items() if state}
-                fields = (word for key, state in states.items() for word in (key_bytes(key), state))
+                fields = [word for key, state in states.items() for word in (key_bytes(key), state)]
                 commands += split(["HSET", names.states(partition, computation)], fields)
             case Forward(number, raws, into_inbox):
                 there = str(number)
