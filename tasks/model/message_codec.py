@@ -13,7 +13,7 @@ import msgspec
 from kombu.utils.json import object_hook
 
 from celery_partitions.model.errors import DeclarationError, MessageError, describe
-from celery_partitions.model.messages import decode_json, encode_json
+from celery_partitions.model.messages import decode_json, encode_json, not_json
 from celery_partitions.model.pydantic_types import (
     changed_field,
     classes_in,
@@ -144,7 +144,7 @@ class MessageCodec:
         except MessageError:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise MessageError(f"the body is not JSON: {error}", reason="not-json") from None
+            raise not_json("the body", error) from None
         except Exception as error:  # from the message class's code: `__post_init__`, default factories
             raise self._misfit(error) from error
         return message if self._validate is None else self._validated(message)
