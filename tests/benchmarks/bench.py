@@ -54,6 +54,8 @@ class Size:
     threaded_messages: int = 10_000
     plain_waiting_messages: int = 5_000
     calls_at_once: int = 1_000
+    #: How long rate limits are counted.
+    limits_seconds: float = 180.0
     #: Keys of a group that is resized while messages come.
     resized_keys: int = 200_000
     #: Enough messages that the dashboard can be opened and closed several times while they are processed.
@@ -84,6 +86,7 @@ SMALL = Size(
     threaded_messages=500,
     plain_waiting_messages=300,
     calls_at_once=100,
+    limits_seconds=25.0,
     dashboard_messages=500_000,
     dashboard_window_seconds=0.3,
     dashboard_settling_seconds=0.1,
