@@ -42,7 +42,8 @@ class MessageTemplate:
     """
 
     def __init__(self, queue: str, headers: Mapping[str, object], properties: Mapping[str, object] = MappingProxyType({})) -> None:
-        self.headers = (
+        self._body = b'{"body":"'
+        self._headers = (
             b'","content-encoding":"utf-8","content-type":"application/json","headers":'
             + json_text(headers)[:-1]
             + b',"sent_at":'
@@ -53,7 +54,7 @@ class MessageTemplate:
             "priority": 0,
             "body_encoding": "base64",
         }
-        self.properties = json_text({**properties, **needed})[1:-1] + b',"delivery_tag":"'
+        self._properties = json_text({**properties, **needed})[1:-1] + b',"delivery_tag":"'
 
     @classmethod
     def small(cls, task: str, queue: str, origin: str, ignore_result: bool = True) -> MessageTemplate:
@@ -69,9 +70,9 @@ class MessageTemplate:
         `more`: further headers, each preceded by a comma; `properties`: further properties, each followed by one."""
         return b"".join(
             (
-                b'{"body":"',
+                self._body,
                 b2a_base64(body, newline=False),
-                self.headers,
+                self._headers,
                 sent_at,
                 more,
                 b',"id":"',
@@ -82,43 +83,9 @@ class MessageTemplate:
                 name,
                 b'",',
                 properties,
-                self.properties,
+                self._properties,
                 name,
                 b'"}}',
-            )
-        )
-
-
-class Way:
-    """How messages go to a stage with one key: the partition, and the template there."""
-
-    __slots__ = ("_after_parent", "partition", "template")
-
-    def __init__(self, partition: int, template: MessageTemplate, key: str) -> None:
-        self.partition, self.template = partition, template
-        self._after_parent = b'","partition_key":' + escape_header(key) + b',"id":"'
-
-    def first_output(self, name: bytes, sent_at: bytes, body: bytes, root: bytes) -> bytes:
-        """What `Cause.fill` makes for the first output of the message `name`, in one step. Values are escaped for JSON."""
-        template = self.template
-        return b"".join(
-            (
-                b'{"body":"',
-                b2a_base64(body, newline=False),
-                template.headers,
-                sent_at,
-                b',"parent_id":"',
-                name,
-                self._after_parent,
-                name,
-                b':0","root_id":"',
-                root,
-                b'"},"properties":{"correlation_id":"',
-                name,
-                b':0",',
-                template.properties,
-                name,
-                b':0"}}',
             )
         )
 
@@ -183,7 +150,7 @@ def escape_header(key: str) -> bytes:
         return json_text({"base64": base64.b64encode(key_bytes(key)).decode()})
 
 
-#: Keys whose way is cached, for each stage: about 30 MB.
+#: Keys whose partition number is cached, for each stage: about 10 MB.
 MAX_WAYS = 100_000
 
 MakeCause = Callable[[str, object, object, float | None], Cause]
@@ -213,7 +180,7 @@ class MessageWriter:
         self.queue_of_task, self.queue_of_sink = queue_of_task, queue_of_sink
         self._hops: dict[tuple[str, int], MessageTemplate] = {}
         #: For a topology, by stage: see `ways_to`. One value, because threads share it.
-        self._ways: tuple[Topology | None, dict[str, dict[str, Way]]] = None, {}
+        self._ways: tuple[Topology | None, dict[str, dict[str, tuple[int, MessageTemplate, bytes]]]] = None, {}
         self._sinks: dict[QueueSink, tuple[str, MessageTemplate]] = {}
 
     @property
@@ -228,17 +195,18 @@ class MessageWriter:
             found = self._hops[stage, partition] = MessageTemplate.small(stage, self.queue_of(partition), self.origin)
         return found
 
-    def way_to(self, stage: str, key: str) -> Way:
+    def way_to(self, stage: str, key: str) -> tuple[int, MessageTemplate, bytes]:
         """What `ways_to` has for a key."""
         ways = self.ways_to(stage)
         found = ways.get(key)
         if found is None:
             partition = self._topology().partition_of(key)
-            found = ways[key] = Way(partition, self.to_stage(stage, partition), key)
+            found = ways[key] = partition, self.to_stage(stage, partition), b',"partition_key":' + escape_header(key)
         return found
 
-    def ways_to(self, stage: str) -> dict[str, Way]:
-        """A cache for messages to a stage, by key. For the topology now."""
+    def ways_to(self, stage: str) -> dict[str, tuple[int, MessageTemplate, bytes]]:
+        """A cache for messages to a stage, by key: its partition, the template there, and the key's header with a comma before it. For the
+        topology now."""
         topology = self._topology()
         known, by_stage = self._ways
         if known is not topology:

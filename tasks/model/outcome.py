@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple
@@ -235,6 +235,28 @@ class Outcome(msgspec.Struct):
         self.failures += one.failures
         self.together += one.together
         self.answered = self.answered or one.answered
+
+    def absorb_short(self, several: Iterable[Outcome]) -> None:
+        """`absorb` each of many that are short."""
+        states, done, began, ends = self.states, self.done, self.began, self.ends
+        ends += [self.ended] * (len(done) - len(ends))
+        for one in several:
+            for computation, changed in one.states.items():
+                table = states.get(computation)
+                if table is None:
+                    states[computation] = dict(changed)
+                else:
+                    table.update(changed)
+            done += one.done
+            began += one.began
+            ends.append(one.ended)
+            if one.ended > self.ended:
+                self.ended = one.ended
+            if one.emitted or one.outputs:
+                self.emitted += one.emitted
+                self.outputs += one.outputs
+            if one.versions:
+                self.versions.update(one.versions)
 
     def outputs_of(self, work: Work) -> list[Emission]:
         """What one of the messages in `done` sent."""

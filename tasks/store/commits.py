@@ -241,8 +241,7 @@ class CommitStore:
             self.batch_bytes,
             self.max_due,
         ]
-        if commit.commands:
-            declare(commit.commands, keys, words)
+        declare(commit.commands, keys, words)
         if self.names.is_spread:
             refuse_other_servers(self.names, partition, keys)
         return keys, words

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.in_flight import BATCH_SECONDS
+from celery_partitions.model.in_flight import BATCH_SECONDS, LONGEST_SECONDS
 from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.partition_calls import OpenBatch
 from celery_partitions_config.settings import Settings
@@ -61,8 +61,11 @@ class CallRoom:
         if stage is None:
             return
         ahead, seconds = self._ahead.get(stage, 1), now - opened.began
-        if opened.left > 0 or seconds > 2 * BATCH_SECONDS:
+        one_after_another = max(1.0, opened.handed_over / self.limit(stage))
+        if opened.left > 0:
             ahead = 1
-        elif seconds < BATCH_SECONDS / 2 and len(opened.runs) * 2 > self.limit(stage):
+        elif seconds > LONGEST_SECONDS / 2:
+            ahead = max(1, ahead // 2)
+        elif seconds / one_after_another < BATCH_SECONDS and len(opened.runs) * 2 > self.limit(stage):
             ahead = min(ahead * 2, MAX_AHEAD)
         self._ahead[stage] = ahead

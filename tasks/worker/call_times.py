@@ -55,6 +55,8 @@ class CallTimes:
         stage = next(iter(opened.runs.values())).stage
         room_wanted = len(opened.items) > 1 and self.room.counts[stage.name] * 2 < self.room.limit(stage) and calls.full is stage
         age, since_last = now - opened.began, now - max(opened.began, calls.ended.last)
+        if opened.last is not None and not opened.last.has_task and age < LONGEST_SECONDS:  # its calls wait for those of other partitions
+            return min(LONGEST_SECONDS - age, PATIENCE_SECONDS)
         if is_batch_due(running=opened.left, age=age, since_last=since_last, room_wanted=room_wanted):
             return 0.0
         return max(0.0005, min(LONGEST_SECONDS - age, max(BATCH_SECONDS - age, PATIENCE_SECONDS - since_last)))

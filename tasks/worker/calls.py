@@ -191,6 +191,7 @@ class CallThread(threading.Thread):
                 continue
             stage_calls.free -= 1
             self._begin(run, ended, stage_calls)
+            ended.last = run.owned.clock()
 
     def _cancel(self, runs: list[KeyRun]) -> None:
         for run in runs:

@@ -225,13 +225,15 @@ class InFlight:
         calls.runs.update(runs)
         is_urgent = any(type(item) is not Apart for item in division.items) or not runs
         left = sum(not run.is_over for run in runs.values())
-        calls.open = OpenBatch(batch, items, outcome, runs, division.behind, owned.seen, is_urgent, left, owned.clock())
+        calls.open = opened = OpenBatch(batch, items, outcome, runs, division.behind, owned.seen, is_urgent, left, owned.clock())
         if batch.noted:
             self.suspects.add(calls)
             if not calls.is_isolating:
                 for run in runs.values():
                     run.noted = digest_of(run.items[0].raw)
         self.start(calls, fresh)
+        opened.last = fresh[-1] if fresh else None
+        opened.handed_over = sum(self.room.counts[stage.name] for stage in {run.stage for run in runs.values()})
         return True
 
     def run_of(self, owned: OwnedPartition, key: str, works: Sequence[Item], *, attempt: int = 1, place: str = "") -> KeyRun:

@@ -145,13 +145,19 @@ class _Plan:
         room, searching = self.room, self.calls.largest_commit is not None
         if searching:
             self.room = 0  # results move to the mailboxes with their messages, and are written from there in small commits
+        short: list[Outcome] = []
         for key, run in opened.runs.items():
+            if run.is_over and len(run.outcomes) == len(run.items) == 1 and run.outcomes[0].is_short and key not in opened.behind and not searching:
+                short.append(run.outcomes[0])  # by far the most
+                self.runs.append((run, 1))
+                continue
             rest = self.add(run) + opened.behind.get(key, [])
             if rest:
                 self.outcome.mailed[key] = rest
                 if key not in self.parked:
                     attempt = run.attempt if searching or not run.outcomes else 1
                     self.parked[key] = self.running(rest[0], attempt)
+        self.outcome.absorb_short(short)
         self.room = room
         for key, raws in opened.behind.items():
             if key in opened.runs:
@@ -297,4 +303,5 @@ def finish(owned: OwnedPartition, calls: PartitionCalls, run: KeyRun) -> None:
     del calls.runs[run.key]
     if not calls.doubtful:  # else an operator may have changed them since they were committed
         owned.cache.give_back(run.slots)
-    calls.note_free(owned, run.key, run.place)
+    if owned.parked or calls.behind:
+        calls.note_free(owned, run.key, run.place)

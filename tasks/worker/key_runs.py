@@ -87,7 +87,7 @@ class Ended:
         self._outcomes: deque[tuple[KeyRun, Outcome | None, bool]] = deque()
         #: Runs that the call thread has not finished. Only the call thread changes it.
         self.running = 0
-        #: When the oldest of the outcomes was added, and when the newest (the loop's clock).
+        #: When the oldest of the outcomes was added; and when the newest was, or a call began for which there was no room before (the loop's clock).
         self.since: float | None = None
         self.last = 0.0
         #: The partition loop was woken for them.

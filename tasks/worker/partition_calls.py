@@ -39,6 +39,10 @@ class OpenBatch:
     left: int
     #: By the loop's clock.
     began: float
+    #: How many calls the call thread had when it got those of the batch, with them.
+    handed_over: int = 0
+    #: The last of its runs to begin.
+    last: KeyRun | None = None
 
     @property
     def is_isolating(self) -> bool:
