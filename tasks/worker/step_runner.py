@@ -76,7 +76,7 @@ class StepRunner:
 
     def step(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Outcome:
         """Run the step of a batch, whose states are in memory."""
-        rules = self.rules_for(owned, owned.turn_seconds(batch, self.settings.batch_seconds), batch.others_wait)
+        rules = self.rules_for(owned, batch)
         with self.context.batch():
             return self.run(
                 items,
@@ -111,8 +111,9 @@ class StepRunner:
     def follow(self, policies: Mapping[str, bytes]) -> None:
         self.policies.follow(policies)
 
-    def rules_for(self, owned: OwnedPartition, seconds: float, others_wait: Callable[[], bool] | None = None) -> StepRules:
-        """The rules for the partition's next step, which may take `seconds`."""
+    def rules_for(self, owned: OwnedPartition, batch: Batch | None = None) -> StepRules:
+        """The rules for the partition's next step. `batch`: what the loop steps; None: one call outside the loop's thread."""
+        longest = self.settings.batch_seconds
         return StepRules(
             partition=-1 if owned.number is None else owned.number,
             policy_of=self.policies.of,
@@ -121,11 +122,11 @@ class StepRunner:
             pickling=self.pickling,
             clock=self.clock,
             random=self.random,
-            seconds=seconds,
-            others_wait=others_wait,
+            seconds=longest if batch is None else owned.turn_seconds(batch, longest),
+            now=owned.server_now(),
+            others_wait=None if batch is None else batch.others_wait,
             writer=self.writer,
             message_bytes=self.settings.message_bytes,
-            now=owned.server_now(),
             inline=not self.calls.are_needed(),
             begins=self.context.current.follow,
             unreadable_waits=self.settings.deploy_wait_seconds > 0,
@@ -136,7 +137,7 @@ class StepRunner:
 
     def rules_outside(self, owned: OwnedPartition, pickling: Pickling) -> StepRules:
         """The rules for a call outside the loop's thread. `pickling`: not the loop's own, because both may pickle at the same time."""
-        return replace(self.rules_for(owned, self.settings.batch_seconds), pickling=pickling, begins=None, calls_apart=False)
+        return replace(self.rules_for(owned), pickling=pickling, begins=None, calls_apart=False)
 
 
 class LimitedCalls:
