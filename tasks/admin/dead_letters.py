@@ -14,6 +14,7 @@ import redis
 
 from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.parked_keys import ParkedKeys
+from celery_partitions.admin.retries import Progress, Retries
 from celery_partitions.model.deduplication import normalize_id
 from celery_partitions.model.keys import key_bytes, keys_shown_as
 from celery_partitions.model.own_lines import own_line
@@ -60,6 +61,7 @@ class DeadLetters:
     def __init__(self, client: redis.Redis, names: Names, topology: Topology) -> None:
         self.client, self.names, self.topology = client, names, topology
         self.audit = Audit(client, names)
+        self.retries = Retries(client, names)
         self.parked = ParkedKeys(client, names, topology, self.audit)
 
     def all(self) -> Iterator[DeadLetter]:
@@ -109,7 +111,7 @@ class DeadLetters:
                 if row is not None:
                     yield _read(field, row, partition)
 
-    def retry(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str = "") -> int:
+    def retry(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str = "", progress: Progress | None = None) -> int:
         """Retry each, in the given order (sort by `died`). An `in_place` one is retried in its original position. One whose task was
         unknown, or whose key's state could not be read, goes before what waits for its key. Any other goes to the end of the queue it
         came from.
@@ -119,6 +121,8 @@ class DeadLetters:
         self._record(by, "dead-letters retry", dead_letters)
         back, keeps_order = 0, False
         for dead_letter in self.whole(dead_letters):
+            if progress is not None:
+                progress.passed(dead_letter)
             if dead_letter.reason in KEEP_ORDER and not dead_letter.in_place:
                 keeps_order = True
                 continue

@@ -27,6 +27,7 @@ import msgspec
 import msgspec.inspect
 
 from celery_partitions.model.errors import StateError, describe, encodable
+from celery_partitions.model.messages import kind_of_json
 from celery_partitions.model.state import StateClass
 
 #: Types that JSON values are converted to if only a field's default is known.
@@ -49,7 +50,7 @@ def state_from_json(state_class: StateClass[Any], text: str | bytes, base: Any =
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateError(f"not JSON: {error}") from None
     if not isinstance(given, dict):
-        raise StateError(f"expected a JSON object, not {type(given).__name__}")
+        raise StateError(f"expected a JSON object, not {kind_of_json(given)}")
     cls = state_class.cls
     try:
         made = _whole(cls, given, base) if _says_its_fields(cls) else _by_attributes(state_class, given, base)

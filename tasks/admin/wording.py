@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery_partitions.admin.dead_letters import DeadLetterPlace, DeadLetters
@@ -11,10 +11,15 @@ from celery_partitions.admin.state_editor import SeenState
 from celery_partitions.store.dead_letters import DeadLetter
 
 
-def retry_dead_letters(store: DeadLetters, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str) -> tuple[dict[str, Any], str]:
-    """Retry dead letters. Returns the result as facts for scripts and as a sentence."""
-    in_place = store.retry([dead_letter for dead_letter in dead_letters if dead_letter.in_place], by=by)
-    at_the_end = store.retry([dead_letter for dead_letter in dead_letters if not dead_letter.in_place], by=by)
+def retry_dead_letters(
+    store: DeadLetters, dead_letters: Sequence[DeadLetter | DeadLetterPlace], query: Mapping[str, Any], *, by: str
+) -> tuple[dict[str, Any], str]:
+    """Retry dead letters. Returns the result as facts for scripts and as a sentence. `query`: how they were chosen."""
+    progress = store.retries.begin(len(dead_letters), query, by=by) if dead_letters else None
+    in_place = store.retry([dead_letter for dead_letter in dead_letters if dead_letter.in_place], by=by, progress=progress)
+    at_the_end = store.retry([dead_letter for dead_letter in dead_letters if not dead_letter.in_place], by=by, progress=progress)
+    if progress is not None:
+        progress.end()
     parts = [f"{in_place:,} will be retried in place"] if in_place else []
     if at_the_end or not in_place:
         parts.append(f"{at_the_end:,} put back at the end of their queues")

@@ -15,9 +15,10 @@ from celery_partitions.admin.dead_letter_query import DeadLetterQuery, grouped
 from celery_partitions.admin.dead_letters import DeadLetterPlace, DeadLetters, fingerprint, raw_text
 from celery_partitions.admin.documents import json_dead_letter
 from celery_partitions.admin.numbers import ago, counted
+from celery_partitions.admin.retries import described
 from celery_partitions.admin.wording import retry_dead_letters
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import print_done, print_json, print_table, prints_facts
+from celery_partitions.cli.output import print_done, print_facts, print_json, print_table, prints_facts
 from celery_partitions.model.escaping import escape
 from celery_partitions.store.dead_letters import DeadLetter
 
@@ -53,7 +54,8 @@ def _chosen(command: Callable[..., None]) -> Any:
             raise click.UsageError("ids cannot be combined with --reason, --fingerprint, --computation or --all")
         dead_letters = installation_in(context).group.dead_letters
         picked = [DeadLetterPlace.of(_named(dead_letters, one)) for one in ids] if ids else query.places(dead_letters)
-        command(dead_letters, picked[:limit], **more)
+        chosen = {"ids": len(ids)} if ids else query.fields
+        command(dead_letters, picked[:limit], chosen={**chosen, **({"limit": limit} if limit else {})}, **more)
 
     return run
 
@@ -156,21 +158,36 @@ def show_dead_letter(context: click.Context, dead_letter_id: str, as_json: bool)
 @click.option("--yes", is_flag=True, help="Accepted, as by discard. Retrying asks nothing.")
 @prints_facts
 @_chosen
-def retry(dead_letters: DeadLetters, picked: Sequence[DeadLetterPlace], yes: bool, as_json: bool) -> None:
+def retry(dead_letters: DeadLetters, picked: Sequence[DeadLetterPlace], chosen: dict[str, Any], yes: bool, as_json: bool) -> None:
     """Retry dead letters, in place where possible.
 
     If the key is parked behind the dead letter, the message is retried IN PLACE and the order of its key is kept. Any other
     message goes to the END of the queue it came from, behind newer messages of its key. This changes the order of that key.
     """
-    facts, text = retry_dead_letters(dead_letters, picked, by=who())
+    facts, text = retry_dead_letters(dead_letters, picked, chosen, by=who())
     print_done(as_json, facts, text)
+
+
+@dead_letters.command(short_help="The last retries: how far, and how many failed again.")
+@prints_facts
+def retries(context: click.Context, as_json: bool) -> None:
+    """Show the retries of the last day, newest first: when, who, how the dead letters were chosen, how many of them were retried so far, and how
+    many became dead letters again since."""
+    group = installation_in(context).group
+    died = ((one.died_at, one.message_id) for one in group.dead_letters.all() if one.message_id)
+    found, now = group.dead_letters.retries.last(died), group.now()
+    rows = [
+        (ago(one["at"], now), one["by"], described(one["query"]), f"{one['done']:,} of {one['chosen']:,}", f"{one['failed_again']:,}")
+        for one in found
+    ]
+    print_facts(as_json, found, ("when", "by", "chosen", "retried", "failed again"), rows, whole=("when", "retried", "failed again"))
 
 
 @dead_letters.command(short_help="Delete dead letters permanently.")
 @yes_option
 @prints_facts
 @_chosen
-def discard(dead_letters: DeadLetters, picked: Sequence[DeadLetterPlace], yes: bool, as_json: bool) -> None:
+def discard(dead_letters: DeadLetters, picked: Sequence[DeadLetterPlace], chosen: dict[str, Any], yes: bool, as_json: bool) -> None:
     """Delete dead letters and their messages permanently. A key parked behind one continues with its next message."""
     if picked:
         confirm(f"Delete {counted(len(picked), 'dead letter')} permanently?", yes)

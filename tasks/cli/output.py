@@ -26,6 +26,9 @@ from celery_partitions_config.settings import SettingsError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: For a command that a server at its maxmemory refuses.
+FULL = "Redis is full: it has reached its maxmemory, and refuses what needs memory. Give it more, or let the workers empty the queues"
+
 def print_json(value: Any) -> None:
     """Print one JSON document. A value that JSON cannot represent is shown by its fields, or by its repr."""
     text = msgspec.json.format(msgspec.json.encode(value, enc_hook=plain_value), indent=2).decode()
@@ -122,6 +125,8 @@ def refusals(command: Callable[Concatenate[click.Context, P], R]) -> Callable[P,
             return command(context, *args, **kwargs)
         except (PartitionError, SettingsError) as error:
             raise click.ClickException(escape_lines("; ".join([str(error), *getattr(error, "__notes__", ())]))) from error
+        except redis.exceptions.OutOfMemoryError as error:
+            raise click.ClickException(FULL) from error
         except (redis.RedisError, OSError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of the output has gone: click exits silently. redis-py wraps a connection's own EPIPE

@@ -100,9 +100,10 @@ def _chosen(command: Callable[..., None]) -> Any:
 
 
 @parked.command(short_help="Retry the failed message now, in place.")
+@click.option("--yes", is_flag=True, help="Accepted, as by skip. Retrying asks nothing.")
 @prints_facts
 @_chosen
-def retry(keys: ParkedKeys, chosen: Sequence[ParkedKey], as_json: bool) -> None:
+def retry(keys: ParkedKeys, chosen: Sequence[ParkedKey], yes: bool, as_json: bool) -> None:
     """Retry each KEY's failed message now, in place. Its count of attempts starts again from zero."""
     count = _each(chosen, lambda one: keys.retry(one.key, by=who()))
     print_done(as_json, {"retried": count}, f"{counted(count, 'parked key')} will be retried now")

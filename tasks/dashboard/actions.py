@@ -245,7 +245,8 @@ class DeadLettersAction(Action):
         if what == "discard":
             gone = dead_letters.discard(found, by=self.who)
             return {"discarded": gone, "message": f"{gone:,} deleted"}
-        meta, text = retry_dead_letters(dead_letters, found, by=self.who)
+        chosen = {"ids": len(body.ids)} if body.ids else body.fields
+        meta, text = retry_dead_letters(dead_letters, found, {**chosen, **({"limit": body.limit} if body.limit else {})}, by=self.who)
         return {**meta, "message": text}
 
 

@@ -32,11 +32,14 @@ class _Scan:
     def __init__(self, dead_letters: DeadLetters, query: DeadLetterQuery) -> None:
         self.dead_letters, self.query, self.scanned = dead_letters, query, 0
         self.reasons, self.tasks = {query.reason} - {""}, {query.task} - {""}
+        #: When each dead letter of a known message died.
+        self.died: list[tuple[float, str]] = []
 
     def __iter__(self) -> Iterator[DeadLetter]:
         size = 0
         for one in islice(self.dead_letters.all(), MAX_SCANNED):
             self.scanned += 1
+            self.died += [(one.died_at, one.message_id)] if one.message_id else []
             self.reasons.add(one.reason)
             self.tasks |= {one.task} if one.task else set()
             size += len(one.raw) + len(one.trace) + len(one.error)
@@ -58,6 +61,7 @@ def find_dead_letters(installation: Installation, query: DeadLetterQuery, shown:
         "found": sum(group.count for group in groups),
         "found_groups": len(groups),
         "at": installation.group.now(),
+        "retries": dead_letters.retries.last(scan.died),
         "query": query.fields,
         "shown": shown,
         "reasons": sorted(scan.reasons),

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from celery_partitions.admin.numbers import UNKNOWN, ago, count, counted, number, size, span
+from celery_partitions.admin.retries import described
 from celery_partitions.admin.timeline import WHYS
 from celery_partitions.dashboard.drawing import draw
 
@@ -80,6 +81,7 @@ HELPERS: Mapping[str, Callable[..., Any]] = {
     # JSON for an attribute that a script reads, a query for an address, and why a key waits, in two or three words.
     "as_json": json.dumps,
     "query_of": lambda **words: urlencode(words),
+    "described": described,
     "why": lambda reason: WHYS.get(reason, reason),
     **{
         helper.__name__: helper

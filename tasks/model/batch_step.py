@@ -129,9 +129,10 @@ class BatchStep:
         touched: dict[str, Slot] = {}
         opens_timers: OpenTimers | None = None
         only_stage: OnlyStage | None = None
+        slots: Mapping[str, Slot | Unreadable] | None = None
         is_direct = False
         inline, gathered, sent = self.rules.inline, self.gathering.pending, self.outbox.sent
-        partition, resources = self.rules.partition, self.rules.resources
+        partition, resources, keep = self.rules.partition, self.rules.resources, self.replay.keep
         #: Whether messages have rate limits, so that a rollback must not call those before again.
         limited = False
         now = clock()
@@ -186,6 +187,7 @@ class BatchStep:
                     opens_timers = self.caller.timers(computation) if computation.takes_context else None
                 else:
                     is_direct, only_stage = self.caller.is_direct(computation), self.caller.only_stage(computation)
+                    slots = None if only_stage is None else only_stage.slots
             try:
                 if computation.plain_call:
                     slot = table[key]
@@ -222,6 +224,10 @@ class BatchStep:
                     if self.replay.share >= 1:
                         until = end = now - 1
                     continue
+                elif only_stage is not None and item.message is not TIMER and (slots is None or type(slots[key]) is Slot):
+                    keep(item, only_stage.call(item, self.boxes.attempt if careful else 1))
+                    if self.replay.share >= 1:
+                        until = end = now - 1
                 else:
                     unreadable = self.unreadable(item)
                     if unreadable is not None:
@@ -232,8 +238,6 @@ class BatchStep:
                     if is_direct:
                         self.caller.call_task(item, self.boxes.attempt)
                         self.replay.keep(item, None)
-                    elif only_stage is not None and item.message is not TIMER:
-                        self.replay.keep(item, only_stage.call(item, self.boxes.attempt if careful else 1))
                     else:
                         yield from self.replay.call(item, item, self.boxes.attempt)
                     if self.replay.share >= 1:

@@ -6,7 +6,7 @@ given to the next stage, immediately. If the computation changes the object late
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar, cast
 
 from celery_partitions.model.computation import (
@@ -24,8 +24,9 @@ from celery_partitions.model.message_writer import TIMER_BODY
 from celery_partitions.model.messages import details_of
 from celery_partitions.model.outbox import Outbox
 from celery_partitions.model.outcome import Slot, States
-from celery_partitions.model.outputs import Calling, Outputs, seconds_given
+from celery_partitions.model.outputs import Calling, Outputs, deliveries, seconds_given
 from celery_partitions.model.restricted_pickle import copied
+from celery_partitions.model.sinks import QueueSink
 from celery_partitions.model.timers import EXPIRY, NO_TIMERS, OpenTimers, fire
 from celery_partitions.model.values import TIMER
 
@@ -195,26 +196,30 @@ class OnlyStage:
     def __init__(self, caller: Caller, computation: Computation, stage: Computation, then: HopNode | SinkNode | None) -> None:
         self.caller, self.outputs, self.computation, self.stage, self.then = caller, caller.outputs, computation, stage, then
         self._is_fused, self._has_event_time = stage is not computation, computation.event_time is not None
-        self._slots = None if stage.state is None else cast("Mapping[str, Slot]", caller.states[stage.name])  # readable: checked before
+        #: The states that it may use, by key. None: it has no state.
+        self.slots = None if stage.state is None else caller.states[stage.name]
         self._touched: dict[str, Slot] | None = None
+        self._function = stage.function
         self._first_hop = self.outputs.first_hop(computation, then) if isinstance(then, HopNode) else None
+        self._deliver = then if isinstance(then, SinkNode) and not isinstance(then.sink, QueueSink) else None
 
     def call(self, item: Work, attempt: int) -> list[Emission]:
-        """Call the stage for a message. Returns its outputs. Raises what user code raises."""
+        """Call the stage for a message whose state can be read. Returns its outputs. Raises what user code raises."""
         caller, stage = self.caller, self.stage
         caller.at, caller.returned, caller.dropped = self.computation, None, 0
         made = self.outputs.begin(item) if self._has_event_time else None  # before the stage can change the message
         if self._is_fused:
             caller.fused[stage.name] = caller.fused.get(stage.name, 0) + 1
         caller.at = stage
-        if self._slots is None or stage.takes_context:
+        if self.slots is None or stage.takes_context:
             returned = stage.function(*caller.arguments(stage, item, item.message, attempt))
         else:
-            slot = self._slots[item.key]
+            key = item.key
+            slot = cast(Slot, self.slots[key])
             if self._touched is None:
                 self._touched = caller.touched.setdefault(stage, {})
-            self._touched[item.key] = slot
-            returned = stage.function(item.message, slot.state)
+            self._touched[key] = slot
+            returned = self._function(item.message, slot.state)
         if returned is None or self.then is None:
             return []
         if self._first_hop is not None:
@@ -224,6 +229,8 @@ class OnlyStage:
                 hop = None
             if hop is not None:
                 return [hop]
+        elif self._deliver is not None:
+            return deliveries(self._deliver, item, returned, 0)
         if made is None:
             made = self.outputs.begin(item)
         self.outputs.emit(self.then, returned)

@@ -98,9 +98,10 @@ class QueueFull(PartitionError):
 
 
 def describe(error: BaseException) -> str:
-    """`Type: text` for any exception. Never raises, even if `__str__` does; the text can always be encoded as UTF-8."""
+    """`Type: text` for any exception, `Type` for one without text. Never raises, even if `__str__` does; the text can always be encoded as
+    UTF-8."""
     try:
-        text = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
     except Exception as worse:
         text = f"{type(error).__name__} (no text: its __str__ raises {type(worse).__name__})"
     return shortened(encodable(text))

@@ -195,7 +195,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
     if len(places) > MAX_PLACES:
         places.clear()
     items: list[Item] = []
-    append = items.append
+    append, place_of = items.append, places.get
     for raw in raws:
         if len(raw) > max_bytes:
             append(DeadLetterItem(raw, "too-large", f"the message has {len(raw)} bytes; workers decode at most {max_bytes} bytes (PARTITIONS_MESSAGE_BYTES)"))
@@ -221,15 +221,27 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
             if computation is None:
                 append(_plain_task(raw, headers, reading))
                 continue
-            if computation.takes_values:
-                append(_of_stage(raw, computation, envelope, reading))
-                continue
             codec, body = computation.codec, envelope.body
-            if codec.decode_usual is None or b'"__type__"' in body:
+            decode = codec.decode_usual
+            if computation.takes_values:
+                key = headers.partition_key
+                where = place_of(key) if type(key) is str else None
+                # `find` takes half as long as `in`.
+                if where is not None and where == partition and computation.role == "stage" and decode is not None and body.find(b'"__') < 0:
+                    try:
+                        message = decode(body).args[0]
+                    except Exception:  # `_of_stage` raises an error that says what is wrong
+                        append(_of_stage(raw, computation, envelope, reading))
+                    else:
+                        append(Work(raw, computation, key, message, envelope))
+                else:
+                    append(_of_stage(raw, computation, envelope, reading))
+                continue
+            if decode is None or body.find(b'"__type__"') >= 0:
                 message = codec.decode(body)
             else:
                 try:
-                    message = codec.decode_usual(body).args[0]
+                    message = decode(body).args[0]
                 except Exception:  # `decode` raises an error that says what is wrong
                     message = codec.decode(body)
             try:
@@ -238,7 +250,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
                 key = computation.key_of(message)
             if type(key) is not str or len(key) >= SHORT_KEY:
                 key = normalize_key(key)
-            where = places.get(key)
+            where = place_of(key)
             if where is None:
                 where = places[key] = topology.partition_of(key)
             if where != partition:

@@ -179,7 +179,7 @@ def open_slowly(raw: bytes, max_bytes: int = MAX_BYTES) -> Envelope:
     """Decode what is not of the usual form: protocol 1, bodies without base64, compression (up to `max_bytes`). Raises `MessageError`."""
     message = decode_json(raw, "the message")
     if not isinstance(message, dict):
-        raise MessageError(f"a message must be a JSON object, not {type(message).__name__}", reason="not-a-message")
+        raise MessageError(f"a message must be a JSON object, not {kind_of_json(message)}", reason="not-a-message")
     content_type = message.get("content-type", "application/json")
     if not _is_json(content_type):
         raise MessageError(f"the content type must be application/json, in UTF-8, not {content_type!r:.200}", reason="content-type")
@@ -218,7 +218,18 @@ def decode_json(data: bytes, what: str) -> Any:
     try:
         return _anything.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MessageError(f"{what} is not JSON: {error}", reason="not-json") from None
+        raise not_json(what, error) from None
+
+
+def not_json(what: str, error: Exception) -> MessageError:
+    """The error for bytes that the JSON decoder refused."""
+    why = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
+    return MessageError(f"{what} {why}", reason="not-json")
+
+
+def kind_of_json(value: object) -> str:
+    """What a decoded JSON value is, in the words of JSON."""
+    return {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
 
 
 def _body_bytes(body: Any, encoding: Any, compression: Any, max_bytes: int) -> bytes:

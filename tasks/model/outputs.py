@@ -15,7 +15,7 @@ from celery_partitions.model.keys import SHORT_KEY
 from celery_partitions.model.message_writer import Cause, MessageWriter, escape, json_text, unescape
 from celery_partitions.model.messages import MAX_SECONDS, HeadersWithOrigin, details_of, origin_of
 from celery_partitions.model.outcome import Pickling
-from celery_partitions.model.sinks import QueueSink
+from celery_partitions.model.sinks import ListSink, QueueSink, StreamSink
 from celery_partitions.model.values import ANY_VALUE, TIMER, dump_value
 
 
@@ -109,15 +109,15 @@ class Outputs:
         else:
             body, message = stage.codec.encode(value)
             key = _key_of(node, message)
-        partition, template, _ = writer.way_to(stage.name, key)
-        raw = cause.fill(template, message_id, body, key)
+        way = writer.way_to(stage.name, key)
+        raw = cause.fill(way.template, message_id, body, key)
         if len(raw) > writer.max_bytes:
             raise MessageError(
                 f"the message to {stage.name!r} has {len(raw)} bytes; workers decode at most {writer.max_bytes} bytes "
                 "(PARTITIONS_MESSAGE_BYTES). Store large data elsewhere and send a reference",
                 reason="too-large",
             )
-        return Hop(partition, raw)
+        return Hop(way.partition, raw)
 
     def first_hop(self, computation: Computation, node: HopNode) -> Callable[[Work, Any], Hop | None]:
         """A function that makes what `hop` makes for the first output of a computation's message, in half of its time. It returns None, or raises,
@@ -136,25 +136,25 @@ class Outputs:
             way = ways.get(key) if type(key) is str else None
             if body is None or way is None:
                 return None
-            name, root_id, sent_at = json_text(headers.id)[1:-1], headers.root_id, headers.sent_at
-            root = name if root_id == headers.id or not isinstance(root_id, str) else escape(root_id)
-            sent_at = json_text(sent_at) if isinstance(sent_at, int | float) else b"null"
-            raw = way[1].fill(name + b":0", sent_at, body, b',"parent_id":"%b"%b' % (name, way[2]), root)
-            return Hop(way[0], raw) if len(raw) <= max_bytes else None
+            message_id, root_id, sent_at = headers.id, headers.root_id, headers.sent_at
+            name = json_text(message_id)[1:-1]
+            root = name if root_id == message_id or not isinstance(root_id, str) else escape(root_id)
+            sent_at = json_text(sent_at) if type(sent_at) is float or isinstance(sent_at, int | float) else b"null"
+            raw = way.first_output(name, sent_at, body, root)
+            return Hop(way.partition, raw) if len(raw) <= max_bytes else None
 
         is_usual = stage.takes_values and writer.make_cause is Cause and not computation.has_event_time
         return first_hop if is_usual else lambda item, value: None
 
     def deliver(self, node: SinkNode, value: Any) -> None:
         sink = node.sink
+        if not isinstance(sink, QueueSink):
+            self.made += deliveries(node, self.item, value, len(self.made))
+            return
         payload = None if sink.encode is None else sink.encode(value)
         if payload is None and sink.encode is not None:
             return
         key = self.item.key if node.extract is None else extracted_key(node.extract, value)
-        if not isinstance(sink, QueueSink):
-            delivery_id = f"{self.item.envelope.headers.id}:{len(self.made)}"
-            self.made.append(Delivery(sink, delivery_id, key, cast(bytes, payload)))
-            return
         message_id = self.next_id()
         queue, template = self.writer.to_sink(sink)
         if payload is None:
@@ -164,6 +164,16 @@ class Outputs:
             body = b"[[" + payload + b"],{},{}]"
         keyed = key if sink.has_process else None
         self.made.append(Push(queue, self.cause.fill(template, message_id, body, keyed)))
+
+
+def deliveries(node: SinkNode, item: Work, value: Any, number: int) -> list[Emission]:
+    """What a message sends to a list or a stream: one output, or none. `number`: how many outputs of the message come before it."""
+    sink = cast("ListSink | StreamSink", node.sink)
+    payload = sink.encode(value)
+    if payload is None:
+        return []
+    key = item.key if node.extract is None else extracted_key(node.extract, value)
+    return [Delivery(sink, f"{item.envelope.headers.id}:{number}", key, payload)]
 
 
 def _key_of(node: HopNode, value: Any) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
+from itertools import accumulate, chain
 from typing import Any, cast
 
 from celery_partitions.model.caller import Caller, Calls
@@ -63,7 +63,8 @@ class Replay:
                     f"one message has {count} outputs with {size} bytes; the limit is {MAX_OUTPUTS} outputs with {MAX_OUTPUT_BYTES} bytes, "
                     "because they are written in one commit"
                 )
-            self.share += max(count / SHARED_OUTPUTS, size / SHARED_OUTPUT_BYTES)
+            of_count, of_size = count / SHARED_OUTPUTS, size / SHARED_OUTPUT_BYTES
+            self.share += of_count if of_count > of_size else of_size
         if self.outbox.sent:
             self.share += self.outbox.share_of(stands_for)
         if emitted is not None:
@@ -80,6 +81,8 @@ class Replay:
             return []
         if not sent:
             emitted = self.emitted
+            if list(map(id, self.done)) == list(emitted):  # most often: nothing has failed
+                return list(chain.from_iterable(emitted.values()))
             return [one for work in self.done for one in emitted.get(id(work), ())]
         return [one for work in self.done for outputs in (self.emitted, sent) for one in outputs.get(id(work), ())]
 
@@ -95,7 +98,7 @@ class Replay:
     def move_checkpoints(self, before: Sequence[Work]) -> None:
         """Messages were taken out of `done`, which was `before`: none of those that a checkpoint includes, unless their state can't be read."""
         kept = set(map(id, self.done))
-        places = [0, *itertools.accumulate(id(work) in kept for work in before)]
+        places = [0, *accumulate(id(work) in kept for work in before)]
         self.checkpoints = {place: (saved, places[included]) for place, (saved, included) in self.checkpoints.items()}
 
     def run(self, item: Work) -> Calls[Failure | None]:

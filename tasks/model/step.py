@@ -6,6 +6,7 @@ Law 3: messages of one key are applied in queue order, one at a time, each to th
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -60,15 +61,15 @@ class StepMachine:
         self._outcome: Outcome | None = None
         #: The next call to make. None: the step is done.
         self.call: Call | None = None
-        self._go_on(lambda: next(self._calls))
+        self._go_on(partial(next, self._calls))
 
     def returned(self, value: Any) -> None:
         """The computation of `call` returned this."""
-        self._go_on(lambda: self._calls.send(value))
+        self._go_on(partial(self._calls.send, value))
 
     def raised(self, error: BaseException) -> None:
         """The computation of `call` raised this."""
-        self._go_on(lambda: self._calls.throw(error))
+        self._go_on(partial(self._calls.throw, error))
 
     @property
     def outcome(self) -> Outcome:

@@ -80,7 +80,8 @@ class DirectPublisher:
         """Push one message. `body`: the JSON of `[[message], {}, {}]`; `shown`: the `argsrepr` for monitors.
 
         Raises kombu's `OperationalError` if the server can't be reached, after the retries of the app's `task_publish_retry_policy`. Also
-        raises it, without a retry, if the connection breaks after the message was sent. Then the message may be in the queue.
+        raises it, without a retry, if the server refuses the message (it is full, for example), or if the connection breaks after the message
+        was sent. Then the message may be in the queue.
         """
         queue, raw = self.message(partition, message_id, body, shown)
         client = server_of(self._installation.group.client, queue)
@@ -90,8 +91,8 @@ class DirectPublisher:
             connection.read_response()
         except MOVES:
             self._installation.group.client.execute_command("LPUSH", queue, raw)  # to the server that has the queue now
-        except redis.ResponseError:
-            raise
+        except redis.ResponseError as error:
+            raise _refused(error, queue) from error
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             raise _uncertain(error, message_id, queue) from error
@@ -113,8 +114,8 @@ class DirectPublisher:
                 await connection.read_response()
             except MOVES:
                 await client.execute_command("LPUSH", queue, raw)  # to the server that has the queue now
-            except redis.ResponseError:
-                raise
+            except redis.ResponseError as error:
+                raise _refused(error, queue) from error
             except (redis.RedisError, OSError) as error:
                 await connection.disconnect(nowait=True)
                 raise _uncertain(error, message_id, queue) from error
@@ -196,6 +197,10 @@ class TaskTemplate:
             None if root_id is None else escape(root_id),
             b'"reply_to":"%b",' % reply_to.encode(),
         )
+
+
+def _refused(error: Exception, queue: str) -> OperationalError:
+    return OperationalError(f"Redis refused the message for {queue}: {str(error).rstrip('.')}. It was not sent")
 
 
 def _uncertain(error: Exception, message_id: str, queue: str) -> OperationalError:

@@ -232,7 +232,7 @@ class StateCodec:
         except StateError as error:
             raise StateError(f"{signer.what} can't be read: {error}") from error
         if record.form not in (UNSIGNED, SIGNED, *((UNSIGNED_JSON, SIGNED_JSON) if json else ())):
-            raise StateError(f"{signer.what} has the unknown format byte {record.form.hex()}")
+            raise StateError(f"{signer.what} can't be read: it is JSON, which only values between stages may be")
         if record.form in (UNSIGNED, UNSIGNED_JSON):
             if self._keys:
                 raise StateError(f"{signer.what} is not signed, but PARTITIONS_STATE_SIGNING_KEY is set: it is not unpickled")

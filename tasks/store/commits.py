@@ -241,7 +241,8 @@ class CommitStore:
             self.batch_bytes,
             self.max_due,
         ]
-        declare(commit.commands, keys, words)
+        if commit.commands:
+            declare(commit.commands, keys, words)
         if self.names.is_spread:
             refuse_other_servers(self.names, partition, keys)
         return keys, words

@@ -8,13 +8,11 @@ from typing import cast
 import redis
 
 from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import script
 
 _FIELD = "follow-up secret"
 
 
 def follow_up_secret(client: redis.Redis, names: Names) -> bytes:
     """The group's secret. The first worker that asks creates it."""
-    with client.pipeline(transaction=False) as pipe:
-        pipe.hsetnx(names.group_meta, _FIELD, secrets.token_hex(32))
-        pipe.hget(names.group_meta, _FIELD)
-        return cast(bytes, pipe.execute()[1])
+    return cast(bytes, script("follow_up_secret").run(client, [names.group_meta], [_FIELD, secrets.token_hex(32)]))

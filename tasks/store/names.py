@@ -77,6 +77,8 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
 {partition}:computations            hash   computation → JSON of what workers measured, over all partitions (store/telemetry.py)
 {partition}:history:<fine|coarse>:<computation>
                                     list   the same as a partition's history, for one computation
+{partition}:retries                 hash   id of a retry of dead letters → JSON of how far it is (admin/retries.py)
+{partition}:retried:<id>            set    the ids of its messages; expires
 {partition}:reports                 hash   worker id → JSON of what the worker reports about itself (store/worker_reports.py)
 {partition}:draining                hash   worker id → when an operator drained it (ms)
 {partition}:tasks                   hash   worker id → the tasks and computations that it knows, one a line
@@ -160,6 +162,7 @@ class Names:
     computations = _GroupKey("computations")
     reports = _GroupKey("reports")
     policies = _GroupKey("policies")
+    retries = _GroupKey("retries")
 
     # Keys of a partition: call with the partition.
     meta = _partition_key("meta")
@@ -314,6 +317,9 @@ class Names:
 
     def computation_history(self, computation: str, resolution: Resolution) -> str:
         return self._group_key(f"history:{resolution}:{computation}")
+
+    def retried(self, retry: str) -> str:
+        return self._group_key(f"retried:{retry}")
 
     def deduplication(self, partition: str, computation: str, age: Literal["young", "old"]) -> str:
         return self.key(partition, f"seen:{age}:{computation}")

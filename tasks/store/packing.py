@@ -21,14 +21,11 @@ class Packer:
         """A command in the Redis protocol. `name`: may have several words, such as `CLIENT SETNAME`. Raises `redis.DataError` for a word of
         another type."""
         names = (name if isinstance(name, bytes) else name.encode()).split()
-        parts = [b"*%d" % (len(names) + len(words))]
-        append = parts.append
-        for word in (*names, *words):
-            raw = word if type(word) is bytes else _raw(word)
-            length = len(raw)
-            append(_LENGTHS[length] if length < 1024 else b"$%d" % length)
-            append(raw)
-        append(b"")
+        raws = [word if type(word) is bytes else _raw(word) for word in (*names, *words)]
+        parts = [b""] * (2 * len(raws) + 2)
+        parts[0] = b"*%d" % len(raws)
+        parts[1:-1:2] = [_LENGTHS[length] if length < 1024 else b"$%d" % length for length in map(len, raws)]
+        parts[2::2] = raws
         return [b"\r\n".join(parts)]
 
 

@@ -96,7 +96,7 @@ def split(stored: bytes) -> Record:
     if form >= b"\x80":
         form = bytes((form[0] - HEADER,))
     if form not in _FORMS:
-        raise StateError(f"it has the unknown format byte {stored[:1].hex() or 'nothing'}")
+        raise _foreign(stored[:1])
     if form != stored[:1]:
         length = int.from_bytes(stored[1 : 1 + _LENGTH_BYTES], "big")
         end = 1 + _LENGTH_BYTES + length
@@ -105,6 +105,11 @@ def split(stored: bytes) -> Record:
     if form in (UNSIGNED, UNSIGNED_JSON):
         return Record(form, stored[:end], b"", stored[end:])
     return Record(form, stored[:end], stored[end : end + TAG_BYTES], stored[end + TAG_BYTES :])
+
+
+def _foreign(form: bytes) -> StateError:
+    begins = f"begins with the byte 0x{form.hex()}" if form else "is empty"
+    return StateError(f"it {begins}, so something other than celery-partitions wrote it, or a newer version of it")
 
 
 class Signer:

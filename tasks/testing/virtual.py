@@ -29,7 +29,6 @@ from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.planned_commit import PendingCommit
-from celery_partitions.worker.stalls import StallDetector
 from celery_partitions.worker.step_runner import StepRunner
 
 #: The points of a batch at which a worker may die, in order. `Harness.crash` explains each.
@@ -145,16 +144,12 @@ class Steps:
             CeleryContext(installation.app, "harness"),
             clock=self._tick,
             random=lambda: 0.5,
-            stalls=StallDetector(),
             client=client_of(keyspace),
             names=installation.group.names,
         )
         self._runner.resources = resources
         if not limited:
             self._runner.tokens.limit_of = lambda computation: None
-
-    def begin(self) -> None:
-        self.crashes.reach("before reading")
 
     def step(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Outcome:
         self.crashes.reach("before the step")
@@ -169,12 +164,6 @@ class Steps:
         self.crashes.reach("before the commit")
         return outcome
 
-    def longest_stall_seconds(self) -> float:
-        return 0.0
-
-    def stalled_since(self, moment: float, seconds: float) -> bool:
-        return False
-
     def follow(self, policies: Mapping[str, bytes]) -> None:
         self._runner.follow(policies)
 
@@ -184,6 +173,22 @@ class Steps:
         if self._ticks == 2:
             self.crashes.reach("in the step")
         return self.keyspace.now
+
+
+class Stalls:
+    """No worker is suspended. It may die before it reads a batch."""
+
+    def __init__(self, crashes: Crashes) -> None:
+        self.crashes = crashes
+
+    def reset(self) -> None:
+        self.crashes.reach("before reading")
+
+    def longest_seconds(self) -> float:
+        return 0.0
+
+    def stalled_since(self, moment: float, seconds: float) -> bool:
+        return False
 
 
 class DirectCalls:
@@ -350,6 +355,7 @@ class VirtualWorkers:
             clock=VirtualClock(self.keyspace),
             waiting=inert,
             runner=Steps(self.installation, self.keyspace, crashes, self.resources, limited=not isinstance(store, LateStore)),
+            stalls=Stalls(crashes),
             faults=Raising(),
             answers=inert,
             tasks=inert,

@@ -51,7 +51,7 @@ class DueTurns:
 
     def answered(self, owned: OwnedPartition) -> None:
         """A commit or a peek was answered: note whether more messages of the partition are due."""
-        if owned.has_due:
+        if owned.next_due is not None and owned.has_due:
             self._waiting.add(owned.partition)
             self.put_off(owned)
         else:
@@ -70,7 +70,7 @@ class DueTurns:
         now = self._clock()
         if now >= self._others_until:
             return MAX_DUE
-        if owned.has_due or owned.partition in self._waiting:
+        if owned.partition in self._waiting or (owned.next_due is not None and owned.has_due):
             if now < self._next_group:
                 return 0
             self._next_group = now + SPACING_SECONDS

@@ -89,5 +89,5 @@ class Holdings:
     def withdraw_crash(self, owned: OwnedPartition) -> None:
         """The lease is lost, but this worker is alive: no message has killed it."""
         began = math.inf if owned.calls is None else owned.calls.suspects_began
-        stalled = owned.stalled or self.loop.runner.stalled_since(began, self.loop.settings.lease_seconds)
+        stalled = owned.stalled or self.loop.stalls.stalled_since(began, self.loop.settings.lease_seconds)
         withdraw_crash(self.loop.client, self.loop.names, owned, stalled=stalled)

@@ -62,7 +62,7 @@ class PartitionLoop(threading.Thread):
         self.installation, self.worker, self.parts, self.peer = installation, worker, parts, installation.peer
         self.settings, self.names, self.codec = installation.settings, installation.group.names, installation.group.codec
         self.client, self.store, self.clock = parts.client, parts.store, parts.clock
-        self.waiting, self.runner, self.faults, self.observer = parts.waiting, parts.runner, parts.faults, parts.observer
+        self.waiting, self.runner, self.faults, self.observer, self.stalls = parts.waiting, parts.runner, parts.faults, parts.observer, parts.stalls
         self.reader, self.holdings, self.commits = BatchReader(installation, parts), Holdings(self), LoopCommits(self)
         self.owned_partitions: dict[str, OwnedPartition] = {}
         self.wake_keeper: Callable[[], None] = lambda: None
@@ -150,7 +150,7 @@ class PartitionLoop(threading.Thread):
                 return
             if owned.to_isolate or owned.is_searching:
                 batch = one_if_one(alone(self.client, self.names, owned, narrowed(owned, batch), self.settings))
-            self.runner.begin()
+            self.stalls.reset()
             items = self.reader.states(owned, self.reader.items(owned, batch))
             self.due_turns.saw(items)
             retries, division = list[Retry](), None
@@ -167,7 +167,7 @@ class PartitionLoop(threading.Thread):
                 outcome = self.step(owned, batch, items if division is None else division.items)
             if outcome.plain_task is not None and outcome.taken == 0:
                 outcome = self.run_celery_task(owned, items)
-            owned.stalled = self.runner.longest_stall_seconds() > self.settings.lease_seconds
+            owned.stalled = self.stalls.longest_seconds() > self.settings.lease_seconds
             if self.peer is not None and outcome.done:
                 self.peer.write([work.message for work in outcome.done])
             if self.calls is not None and division is not None and self.calls.begin(owned, batch, items, division, outcome):

@@ -99,6 +99,7 @@ class LoopCommits:
         if reply.status == "moved" and pending.sent is not None and pending.batch.messages:  # else Redis may have lost data
             loop.foreign_consumers.commit_refused(owned, pending.batch, reply)
         if self.judge(owned, reply):
+            held = max(1, sum(one.number is not None for one in loop.owned_partitions.values()))
             if kept and owned.state is State.KNOWN:
                 owned.messages = kept
             if loop.courier is not None and owned.outbox is not None:
@@ -109,7 +110,6 @@ class LoopCommits:
             if owned.is_searching:
                 widen(owned, loop.settings.batch_messages)
             planned, lacked = pending.planned, bool(owned.lacks)
-            held = max(1, sum(one.number is not None for one in loop.owned_partitions.values()))
             owned.follow(pending.outcome, planned.parked, planned.ended, planned.taken_of)
             if owned.lacks and not lacked:
                 loop.wake_keeper()  # another worker may know the task

@@ -23,7 +23,7 @@ from celery_partitions.store.leases import Lease
 from celery_partitions.store.outbox import Outbox
 from celery_partitions.worker.batch import Batch, Verdict
 from celery_partitions.worker.partition_calls import PartitionCalls
-from celery_partitions.worker.partition_state import Event, State, after
+from celery_partitions.worker.partition_state import TRANSITIONS, Event, ImpossibleEvent, State
 from celery_partitions.worker.state_cache import StateCache
 
 if TYPE_CHECKING:
@@ -126,7 +126,10 @@ class OwnedPartition:
 
     def on(self, event: Event) -> None:
         """Note that something happened. Raises `ImpossibleEvent`."""
-        self.state = after(self.state, event)
+        following = TRANSITIONS[self.state].get(event)
+        if following is None:
+            raise ImpossibleEvent(f"a partition that is {self.state.name} cannot have the event {event.name}: {event.value}")
+        self.state = following
 
     @property
     def is_searching(self) -> bool:

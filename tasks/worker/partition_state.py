@@ -74,11 +74,3 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
 
 class ImpossibleEvent(Exception):
     """An event that the table does not list for a state. It is an error in the worker."""
-
-
-def after(state: State, event: Event) -> State:
-    """The state after an event. Raises `ImpossibleEvent`."""
-    found = TRANSITIONS[state].get(event)
-    if found is None:
-        raise ImpossibleEvent(f"a partition that is {state.name} cannot have the event {event.name}: {event.value}")
-    return found

@@ -65,19 +65,23 @@ class Waiting(Protocol):
 class Runner(Protocol):
     """Runs steps (`StepRunner`)."""
 
-    def begin(self) -> None:
-        """Called once a batch is taken, before it is read."""
-
     def step(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Outcome: ...
-
-    def longest_stall_seconds(self) -> float:
-        """How long the whole process was suspended since `begin`."""
-
-    def stalled_since(self, moment: float, seconds: float) -> bool:
-        """Whether it was suspended for more than these seconds after a moment of `time.monotonic`."""
 
     def follow(self, policies: Mapping[str, bytes]) -> None:
         """Take operators' changes of failure policies."""
+
+
+class Stalls(Protocol):
+    """How long the whole process was suspended (`StallDetector`)."""
+
+    def reset(self) -> None:
+        """Called once a batch is taken, before it is read."""
+
+    def longest_seconds(self) -> float:
+        """Since `reset`."""
+
+    def stalled_since(self, moment: float, seconds: float) -> bool:
+        """Whether it was for more than these seconds after a moment of the loop's clock."""
 
 
 class Answers(Protocol):
@@ -142,6 +146,7 @@ class LoopParts:
     clock: Clock
     waiting: Waiting
     runner: Runner
+    stalls: Stalls
     faults: Faults
     answers: Answers
     tasks: Tasks
@@ -200,7 +205,6 @@ def worker_parts(
             context,
             clock=clock.monotonic,
             random=random,
-            stalls=stalls,
             client=client,
             names=names,
             run=run,

@@ -43,7 +43,7 @@ FLUSH_SECONDS = 0.25
 #: After a failure no events are sent for so long: a connection attempt may take until its timeout, and the loop waits for it.
 REST_SECONDS = 5.0
 
-_task_name = attrgetter("computation.name")
+_computation = attrgetter("computation")
 
 
 class Reports:
@@ -77,7 +77,9 @@ class Reports:
     def committed(self, pending: PendingCommit) -> None:
         """After an outcome was written: count it, log its failures and dead letters, and send events for a sample."""
         partition, outcome, commit_number = pending.owned.partition, pending.outcome, pending.planned.commit.commit_number or 0
-        counted = Counter(map(_task_name, outcome.done))
+        counted: Counter[str] = Counter()
+        for computation, count in Counter(map(_computation, outcome.done)).items():
+            counted[computation.name] += count
         if self.measurer is not None:
             self.measurer.committed(pending, counted)
         for name, count in counted.items():

@@ -25,7 +25,6 @@ from celery_partitions.worker.logs import log_fields_of
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.policies import Policies
 from celery_partitions.worker.process_replacement import replace_process
-from celery_partitions.worker.stalls import StallDetector
 from celery_partitions.worker.time_limits import TimeLimits
 from celery_partitions.worker.tokens import Tokens
 from celery_partitions_config.settings import Settings
@@ -59,20 +58,16 @@ class StepRunner:
         *,
         clock: Callable[[], float],
         random: Callable[[], float],
-        stalls: StallDetector,
         client: redis.Redis,
         names: Names,
         run: Callable[..., Outcome] = step,
     ) -> None:
         self.settings, self.pickling, self.writer, self.calls, self.context = settings, pickling, writer, calls, context
-        self.clock, self.random, self.stalls, self.run = clock, random, stalls, run
+        self.clock, self.random, self.run = clock, random, run
         self.policies = Policies(settings)
         self.tokens = Tokens(client, names, self.policies.limit_of)
         #: What the app's lifespan yielded.
         self.resources: Mapping[str, Any] = {}
-
-    def begin(self) -> None:
-        self.stalls.reset()
 
     def step(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Outcome:
         """Run the step of a batch, whose states are in memory."""
@@ -101,12 +96,6 @@ class StepRunner:
         if call.computation.rate_limit is not None:
             self.tokens.take(owned.partition, call)
         return self.calls.call(owned, call)
-
-    def longest_stall_seconds(self) -> float:
-        return self.stalls.longest_seconds()
-
-    def stalled_since(self, moment: float, seconds: float) -> bool:
-        return self.stalls.stalled_since(moment, seconds)
 
     def follow(self, policies: Mapping[str, bytes]) -> None:
         self.policies.follow(policies)

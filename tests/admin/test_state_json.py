@@ -163,8 +163,8 @@ def test_with_a_base_missing_fields_keep_their_values_and_the_base_is_unchanged(
         (Plain, {"colour": "blue"}, ["$.colour"]),
         (Slots, {"totl": 1}, ["totl"]),
         (Strict, {"total": -1}, ["below zero"]),
-        (Account, [1], ["JSON object, not list"]),
-        (Account, None, ["JSON object, not NoneType"]),
+        (Account, [1], ["JSON object, not an array"]),
+        (Account, None, ["JSON object, not null"]),
     ],
 )
 def test_a_wrong_field_or_type_is_refused_with_its_path(cls: type, given: object, words: list[str]) -> None:

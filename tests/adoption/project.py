@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.support.wait import wait_until
+from tests.support.child import ChildProcess
 
 #: Longer than starting Celery and Django with several processes on a busy machine.
 SECONDS = 120.0
 #: The address in the layouts' files, as in users' files.
 PLACEHOLDER = "redis://localhost:6379/0"
-
-
-@dataclass
-class Process:
-    """A process of a project. Its output goes to a file."""
-
-    popen: subprocess.Popen[bytes]
-    log_path: Path
-
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def kill(self) -> None:
-        """Kill the whole process group. Does nothing if it has already ended."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.popen.pid, signal.SIGKILL)
-        self.popen.wait()
-
-    def wait_for(self, text: str) -> Self:
-        """Return once the process has printed `text`. If it never does, raises `AssertionError` with its output."""
-        wait_until(lambda: text in self.log() or self.popen.poll() is not None, SECONDS, message=f"no {text!r}")
-        assert text in self.log(), f"exit code {self.popen.poll()}, never printed {text!r}:\n{self.log()}"
-        return self
 
 
 @dataclass
@@ -66,7 +42,7 @@ class Project:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def start(self, command: str, **variables: str) -> Process:
+    def start(self, command: str, **variables: str) -> ChildProcess:
         """Start a command line in the shell, in its own process group."""
         self._count += 1
         log_path = self.folder / f"process-{self._count}.log"
@@ -80,7 +56,7 @@ class Project:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        process = Process(popen, log_path)
+        process = ChildProcess(command, popen, log_path)
         self._stack.callback(process.kill)
         return process
 

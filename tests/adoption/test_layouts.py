@@ -19,7 +19,8 @@ READY = " ready."
 
 def test_the_tutorials_tasks_module_is_the_users_own(start_project: Start) -> None:
     project = start_project("tutorial")
-    worker = project.start("celery -A tasks worker --loglevel=INFO -c 1").wait_for(READY)
+    worker = project.start("celery -A tasks worker --loglevel=INFO -c 1")
+    worker.wait_for(READY)
     assert ". tasks.add" in worker.log()
     add = "from tasks import add; print(add.delay(4, 4).get(timeout=60))"
     assert project.run(f"python -c '{add}'") == "8\n"

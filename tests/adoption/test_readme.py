@@ -68,7 +68,8 @@ def test_the_first_page_in_a_new_project(project: Project, redis_url: str) -> No
     assert {"stocks.py", "shop.py"} <= files().keys()
     stocks, shop = (command for command in commands("celery") if " worker" in command)
     # Without --loglevel a worker prints only its banner.
-    worker = project.start(stocks, REDIS_URL=redis_url).wait_for("concurrency: 1")
+    worker = project.start(stocks, REDIS_URL=redis_url)
+    worker.wait_for("concurrency: 1")
     (project.folder / "session.py").write_text(session())
     project.run("python session.py", REDIS_URL=redis_url)
     assert "partition.0" in project.run("celery -A stocks partitions status", REDIS_URL=redis_url)

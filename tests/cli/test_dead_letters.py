@@ -166,3 +166,13 @@ def test_an_unwritable_queue_is_a_one_line_error_and_the_dead_letter_stays(
     client.set("partition.1", "text")
     refused("dead-letters", "retry", "1-0-0", says="WRONGTYPE")
     assert left(run) == sorted(dead_letters)
+
+
+def test_the_last_retries_are_listed(run: Run, dead_letters: list[str]) -> None:
+    assert json.loads(run("dead-letters", "retries", "--json").stdout) == []
+    run("dead-letters", "retry", "--reason", "bad-key", "--limit", "1")
+    (row,) = json.loads(run("dead-letters", "retries", "--json").stdout)
+    assert (row["chosen"], row["done"], row["ended"], row["failed_again"], row["query"]) == (1, 1, True, 0, {"reason": "bad-key", "limit": 1})
+    heading, line = run("dead-letters", "retries").stdout.splitlines()
+    assert heading.split()[:3] == ["when", "by", "chosen"]
+    assert "reason bad-key, limit 1" in line and "1 of 1" in line

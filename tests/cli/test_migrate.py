@@ -27,7 +27,7 @@ def test_it_fails_and_names_what_it_cannot_read(run: Run, put_state: Callable[[s
     for words in (("migrate",), ("migrate", "--apply", "--yes")):
         result = run(*words)
         assert result.exit_code == 1
-        assert "key \\x1b[1m, partition" in result.stderr and "unknown format byte" in result.stderr and "\x1b" not in result.output
+        assert "key \\x1b[1m, partition" in result.stderr and "begins with the byte" in result.stderr and "\x1b" not in result.output
 
 
 def test_apply_asks_first(refused: Refused) -> None:

@@ -61,7 +61,7 @@ def test_fields_of_an_unreadable_state_cannot_be_kept_and_nothing_is_written(
     """Regression: missing fields were silently reset to their defaults."""
     name = f"{{partition.{partition_of('AAPL', 4)}}}:state:{update.name}"
     client.hset(name, "AAPL", b"\x09nonsense")
-    refused("state", "set", update.name, "AAPL", "{}", "--yes", says=["Replace the whole state", "format byte 09"])
+    refused("state", "set", update.name, "AAPL", "{}", "--yes", says=["Replace the whole state", "begins with the byte 0x09"])
     assert client.hget(name, "AAPL") == b"\x09nonsense"
     assert run("state", "set", update.name, "AAPL", "{}", "--replace", "--yes").exit_code == 0, "it can still be replaced completely"
 

@@ -59,7 +59,7 @@ def test_a_key_without_state_is_exit_code_1(refused: Refused) -> None:
 
 def test_an_unreadable_state_is_a_one_line_error(refused: Refused, client: redis.Redis) -> None:
     client.hset(f"{{partition.{partition_of('AAPL', 4)}}}:state:{update.name}", "AAPL", b"\x09nonsense")
-    refused("state", update.name, "AAPL", says="format byte 09")
+    refused("state", update.name, "AAPL", says="begins with the byte 0x09")
 
 
 @pytest.mark.parametrize("command", [["state", "unknown", "k"], ["keys", "unknown"], ["send", "unknown", "-"]])

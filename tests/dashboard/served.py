@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -22,6 +19,7 @@ from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
 
 from celery_partitions.dashboard import add_to_flower
+from tests.support.flower import ask
 
 LOGIN = "me:secret"
 
@@ -39,11 +37,6 @@ class Answer:
     @property
     def json(self) -> Any:
         return json.loads(self.content)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object) -> None:
-        return None
 
 
 class Served:
@@ -91,18 +84,9 @@ class Served:
     ) -> Answer:
         """One request. A body (JSON) makes it a POST."""
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(self.base + path, data=data, method=method)
         login = self.login if login == "" else login
-        if login:
-            request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
-        for name, value in headers.items():
-            request.add_header(name.replace("_", "-"), value)
-        try:
-            with urllib.request.build_opener(_NoRedirect()).open(request, timeout=60) as reply:
-                return Answer(reply.status, reply.headers, reply.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, error.headers, error.read())
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return Answer(*ask(self.base + path, method, login=login, headers=named, content=data))
 
     def post(self, path: str, body: object = None, **more: Any) -> Answer:
         return self.ask(path, body={} if body is None else body, **more)

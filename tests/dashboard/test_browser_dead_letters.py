@@ -7,8 +7,17 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from celery_partitions.admin.wording import retry_dead_letters
 from tests.dashboard.conftest import Visiting
-from tests.dashboard.trouble import balance, dead_letters_of, hold, make_dead_letters, partition_of_queue, wait_balance
+from tests.dashboard.trouble import (
+    balance,
+    broken,
+    dead_letters_of,
+    hold,
+    make_dead_letters,
+    partition_of_queue,
+    wait_balance,
+)
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.accounts import Payment, deliver, pay
 from tests.support.wait import wait_until
@@ -67,8 +76,21 @@ def test_a_group_is_retried_and_others_are_not(visit: Visiting, live: LiveGroup,
     agree(page, "Retry")
     for one in ours:
         wait_balance(live, pay, one, 7)
+    retry = page.locator("#retries li").first
+    expect(retry).to_contain_text("3 of 3 retried · 0 failed again")
     assert [one.key for one in dead_letters_of(live, *ours, theirs)] == [theirs]
     assert balance(live, deliver, theirs) == 0
+
+
+def test_it_shows_how_many_of_a_retry_failed_again(visit: Visiting, live: LiveGroup, key: str) -> None:
+    ours = [f"{key}-{number}" for number in range(4)]
+    page = visit().open("/partitions/dead-letters")
+    made = make_dead_letters(live, *ours)
+    with broken(live, "still closed"):
+        retry_dead_letters(live.group.dead_letters, made, {"ids": 4}, by="eve@laptop")
+        wait_until(lambda: len(found := dead_letters_of(live, *ours)) == 4 and not {one.id for one in found} & {one.id for one in made})
+    look_again(page)
+    expect(page.locator("#retries li").first).to_contain_text("4 of 4 retried · 4 failed again · ids 4 · by eve@laptop")
 
 
 def test_all_found_dead_letters_are_discarded(visit: Visiting, live: LiveGroup, key: str) -> None:

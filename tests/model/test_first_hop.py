@@ -1,4 +1,4 @@
-"""The short way to a stage's first output makes the same bytes, or the same failure, as the long one."""
+"""The short ways to a stage's only output make the same bytes, or the same failure, as the long one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from celery_partitions.model.caller import Caller
+from celery_partitions.model.items import Misrouted, Reading, read_batch
 from celery_partitions.model.message_codec import MessageCodec
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.outputs import Outputs
+from celery_partitions.model.topology import Topology
+from celery_partitions.pipeline.sinks import RedisList
 from tests.model.piped import Log, begin, built, run, send, stage
 
 
@@ -98,3 +102,34 @@ def test_both_ways_lead_to_the_same(monkeypatch: pytest.MonkeyPatch, receiver: A
     long = [run(app, batch) for batch in batches]
     assert [*map(result, short)] == [*map(result, long)]
     assert receiver is narrow or len([hop for hop in short_ways if hop is not None]) > 20
+
+
+def write(note: Any) -> str | None:
+    if note.text == "wrong":
+        raise ValueError("not this one")
+    return None if note.text == "other" else note.text
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize("encoder", [None, write])
+def test_both_ways_into_a_list_lead_to_the_same(monkeypatch: pytest.MonkeyPatch, encoder: Any, keyed: bool) -> None:
+    def same_note(note: Note, log: Log) -> Note:
+        return note
+
+    pipeline = begin(type=Note).key_by(lambda note: "k").to(stage(same_note, state=Log))
+    app = built((pipeline.key_by(key_of) if keyed else pipeline).to_sink(RedisList("out", encoder)))
+    batches = [[send(note.__dict__, f"m{n}")] for n, note in enumerate(NOTES)]
+    short = [run(app, batch) for batch in batches]
+    monkeypatch.setattr(Caller, "only_stage", lambda self, computation: None)
+    long = [run(app, batch) for batch in batches]
+    assert [*map(result, short)] == [*map(result, long)]
+    assert sum(len(one.emitted) for one in short) > 10
+
+
+def test_the_ingress_applies_no_message_of_a_stage() -> None:
+    app = built(begin(type=Note).key_by(lambda note: "k").to(stage(change, state=Log)).key_by(key_of).to(stage(second, state=Log)).to_sinks([]))
+    raw = send(Note("k", 1).__dict__, task="second", partition_key="k")
+    reading = Reading({**app.sources, **app.stages}, (), None, Topology(0, 1), has_pipelines=True)
+    for _ in range(2):  # first the key's partition is not known
+        (item,) = read_batch([raw], reading, now=0.0, revoked=())
+        assert isinstance(item, Misrouted)

@@ -152,6 +152,19 @@ def test_a_lost_reply_raises_and_the_message_is_not_sent_again(
     assert queues(client) == {AAPL: 2}
 
 
+def test_a_full_server_raises_what_celery_raises(make_app: MakeApp, server_factory: Callable[..., RedisServer]) -> None:
+    server = server_factory()
+    app = make_app(server.url(), Settings(redis_url=server.url()))
+    update.delay(MESSAGE)
+    with server.client() as client:
+        client.config_set("maxmemory", "1")
+        with pytest.raises(OperationalError, match=f"refused the message for {AAPL}: .*maxmemory.*It was not sent"):
+            update.delay(MESSAGE)
+        with pytest.raises(OperationalError):
+            app.send_task(update.name, [{"symbol": "AAPL", "price": 1.0}])
+        assert queues(client) == {AAPL: 1}
+
+
 def test_an_idle_connection_that_the_server_has_closed_is_opened_again(
     make_app: MakeApp, settings: Settings, client: redis.Redis, proxy: Proxy
 ) -> None:

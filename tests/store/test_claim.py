@@ -92,4 +92,16 @@ def test_a_release_that_did_not_reach_the_group_has_no_lasting_effect(client: re
     held = balance(client, names, "one", lease_seconds=60, partitions=1).owned
     script("release").run(client, [names.meta("0"), names.isolation("0")], ["one", held["0"]])
     assert leases_of(client, names, "one").keys() == {"ingress"}
+    balance(client, names, "one", lease_seconds=60, partitions=1)
     assert balance(client, names, "one", lease_seconds=60, partitions=1).owned["0"] > held["0"]
+
+
+def test_a_released_partition_is_not_claimed_again_for_the_same_assignment(client: redis.Redis, names: Names) -> None:
+    """The lease keeper reads the assignment, the loop releases the partition, and then the keeper's claim arrives."""
+    held = balance(client, names, "one", lease_seconds=60, partitions=1).owned
+    assigned = int(client.hget(names.since, "0") or 0)
+    assert release(client, names, "one", {"0": held["0"]}) == 1
+    assert claim(client, names, "one", assigned) == [b"superseded", b"%d" % (assigned + 1)]
+    client.zrem(names.workers, "one")
+    assert balance(client, names, "two", lease_seconds=60, partitions=1).owned["0"] > held["0"]
+    assert b"takeovers" not in meta(client, names), "nobody died"

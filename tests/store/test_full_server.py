@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from celery_partitions.admin.audit import Audit
+from celery_partitions.admin.drain import drain, undrain
+from celery_partitions.admin.pause import pause, resume
 from celery_partitions.model.errors import SetupError
 from celery_partitions.store.commands import delayed_entry
 from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.follow_ups import follow_up_secret
 from celery_partitions.store.isolation import IsolatedTry, begin_isolated_try
-from celery_partitions.store.leases import Lease
+from celery_partitions.store.leases import Lease, balance
 from celery_partitions.store.names import Names
 from celery_partitions.store.topology import agree_on_topology
 from tests.store.declared import commit_of, fill, queued
@@ -52,6 +56,20 @@ def test_a_process_that_starts_can_read_n(client: redis.Redis, names: Names) -> 
     agree_on_topology(client, names, 4)
     with pytest.raises(SetupError, match="PARTITIONS=4"):
         agree_on_topology(client, names, 5)
+
+
+def test_a_worker_that_starts_gets_the_secret_of_follow_ups(client: redis.Redis, names: Names) -> None:
+    fill_up(client)
+    secret = follow_up_secret(client, names)
+    assert len(secret) == 64 and follow_up_secret(client, names) == secret
+
+
+def test_an_operator_can_pause_and_drain(client: redis.Redis, names: Names) -> None:
+    balance(client, names, "one@host/1", lease_seconds=60, partitions=1)
+    fill_up(client)
+    assert pause(client, names, ["0"], by="me") == ["0"] and resume(client, names, ["0"], by="me") == ["0"]
+    assert [drain(client, names, "one@host", by="me"), undrain(client, names, "one@host", by="me")] == ["ok", "ok"]
+    assert [record.what for record in Audit(client, names).last(9)] == ["undrain", "drain", "resume", "pause"]
 
 
 def test_a_new_group_cannot_start(client: redis.Redis) -> None:

@@ -4,82 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
 from tests.support.applications import ends
+from tests.support.child import ChildProcess
 from tests.support.python_process import start_python
-from tests.support.wait import wait_until
 from tests.support.worker import ROOT
 
 
-class EndProcess:
+class EndProcess(ChildProcess):
     """The process of one source or sink of `tests.support.applications.ends`. As a context manager it is killed at the end."""
 
     def __init__(self, kind: str, name: str, directory: Path, env: Mapping[str, str], *arguments: str) -> None:
-        self.name = f"{kind} {name}"
         number = len(list(directory.glob(f"{kind}-*.log")))
-        self._log, self._out = directory / f"{kind}-{number}.log", directory / f"{kind}-{number}.out"
-        with self._log.open("wb") as log, self._out.open("wb") as out:
-            self.process = start_python(
+        log_path, self._out = directory / f"{kind}-{number}.log", directory / f"{kind}-{number}.out"
+        with log_path.open("wb") as log, self._out.open("wb") as out:
+            process = start_python(
                 *("celery", "-A", ends.__name__, "partitions", kind, name, *arguments),
                 directory=directory,
                 environment={**os.environ, "PYTHONPATH": str(ROOT), **env},
                 stdout=out,
                 stderr=log,
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    @property
-    def running(self) -> bool:
-        return self.process.poll() is None
-
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
+        super().__init__(f"{kind} {name}", process, log_path)
 
     def out(self) -> str:
+        """What it wrote to standard output."""
         return self._out.read_text(errors="replace")
 
-    def wait_for(self, text: str, timeout: float = 60.0) -> str:
-        """Wait until the process has printed `text`. Returns the line that contains it."""
-
-        def line() -> str | None:
-            return next((line for line in (self.out() + self.log()).splitlines() if text in line), None)
-
-        found = wait_until(lambda: line() or not self.running, timeout, message=f"{self.name} does not say {text!r}")
-        if isinstance(found, str):
-            return found
-        last = line()
-        assert last is not None, f"{self.name} ended without printing {text!r}:\n{self.log()}"
-        return last
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-    def wait(self, timeout: float = 60.0) -> int:
-        try:
-            return self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} still runs after {timeout} s\n{self.log()}") from None
-
-    def end(self) -> int:
-        """Send SIGTERM. Returns the exit code."""
-        self.terminate()
-        return self.wait()
+    def log(self) -> str:
+        """What it wrote to standard output, then what it logged."""
+        return self.out() + super().log()
 
 
 class Receiver:

@@ -8,8 +8,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from tests.support.child import ChildProcess
 from tests.support.python_process import start_python
 from tests.support.server import free_port
 from tests.support.wait import wait_until
@@ -19,7 +20,7 @@ from tests.support.worker import ROOT
 READY_SECONDS = 60.0
 
 
-class FlowerProcess:
+class FlowerProcess(ChildProcess):
     """`celery -A module partitions flower WORDS`, or another `command`, with `env` added to the environment.
 
     It starts when the object is created. As a context manager it is killed at the end.
@@ -27,31 +28,21 @@ class FlowerProcess:
 
     def __init__(self, module: str, *words: str, directory: Path, env: dict[str, str], command: Sequence[str] = ("partitions", "flower")) -> None:
         self.port = free_port()
-        self.log_path = directory / f"flower-{self.port}.log"
-        with self.log_path.open("wb") as log:
-            self.process = start_python(
+        log_path = directory / f"flower-{self.port}.log"
+        with log_path.open("wb") as log:
+            process = start_python(
                 *("celery", "-A", module, *command, f"--port={self.port}", f"--db={directory / 'flower'}", *words),
                 directory=ROOT,
                 environment={**os.environ, **env},
                 stdout=log,
                 stderr=log,
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def log(self) -> str:
-        """What the process has printed."""
-        return self.log_path.read_text(errors="replace")
+        super().__init__("Flower", process, log_path)
 
     def wait_ready(self, healthcheck: str = "/healthcheck") -> Self:
         """Return once the health check on 127.0.0.1 succeeds. With a `url_prefix`, pass the prefixed path."""
-        wait_until(lambda: self.process.poll() is not None or self.get(healthcheck)[0] == 200, READY_SECONDS)
-        assert self.process.poll() is None, self.log()
+        wait_until(lambda: not self.running or self.get(healthcheck)[0] == 200, READY_SECONDS)
+        assert self.running, self.log()
         return self
 
     def get(self, path: str, *, host: str = "127.0.0.1", login: str | None = None) -> tuple[int, bytes]:
@@ -59,35 +50,38 @@ class FlowerProcess:
         status, _, content = self.ask("GET", path, host=host, login=login, follow=True)
         return status, content
 
-    def ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        host: str = "127.0.0.1",
-        login: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        content: bytes | None = None,
-        follow: bool = False,
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """The status, headers and content of a response. Status 0: the connection was refused.
-
-        Without `follow` a redirect is returned as it is. For an event stream, the content is not read.
-        """
-        url = f"http://{host}:{self.port}{path}"
-        request = urllib.request.Request(url, data=content, headers=dict(headers or {}), method=method)
-        if login is not None:
-            request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
-        opener = urllib.request.build_opener() if follow else urllib.request.build_opener(_NoRedirect())
+    def ask(self, method: str, path: str, *, host: str = "127.0.0.1", **more: Any) -> tuple[int, Mapping[str, str], bytes]:
+        """As `ask`. Status 0: the connection was refused."""
         try:
-            with opener.open(request, timeout=60) as reply:
-                endless = reply.headers.get_content_type() == "text/event-stream"
-                return int(reply.status), reply.headers, b"" if endless else reply.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.headers, error.read()
+            return ask(f"http://{host}:{self.port}{path}", method, **more)
         except OSError:
             return 0, {}, b""
+
+
+def ask(
+    url: str,
+    method: str | None = None,
+    *,
+    login: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    content: bytes | None = None,
+    follow: bool = False,
+) -> tuple[int, Mapping[str, str], bytes]:
+    """The status, headers and content of a response. `method`: None: POST if there is content.
+
+    Without `follow` a redirect is returned as it is. For an event stream, the content is not read.
+    """
+    request = urllib.request.Request(url, data=content, headers=dict(headers or {}), method=method)
+    if login:
+        request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
+    opener = urllib.request.build_opener() if follow else urllib.request.build_opener(_NoRedirect())
+    try:
+        with opener.open(request, timeout=60) as reply:
+            endless = reply.headers.get_content_type() == "text/event-stream"
+            return int(reply.status), reply.headers, b"" if endless else reply.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read()
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

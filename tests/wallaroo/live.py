@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import struct
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
+from tests.support.child import ChildProcess
 from tests.support.python_process import start_python
 from tests.support.server import free_port
 from tests.support.wait import wait_until
@@ -23,7 +22,7 @@ APPLICATIONS = Path(__file__).with_name("applications")
 PATIENCE_SECONDS = 60.0
 
 
-class Run:
+class Run(ChildProcess):
     """One run of an application. `inputs`: the number of addresses of `--in`, or their names.
 
     As a context manager it is killed at the end, and its output is printed.
@@ -35,45 +34,34 @@ class Run:
         names = [""] * inputs if isinstance(inputs, int) else [f"{name}@" for name in inputs]
         self.ports = [free_port() for _ in names]
         self.out = out or free_port()
-        self.log_path = directory / f"{module}.log"
+        log_path = directory / f"{module}.log"
         command = ["--application-module", module, "--out", f"127.0.0.1:{self.out}", "--workers", str(workers), *more]
         if self.ports:
             command += ["--in", ",".join(f"{name}127.0.0.1:{port}" for name, port in zip(names, self.ports, strict=True))]
-        with self.log_path.open("wb") as log:
-            self._process = start_python(
+        with log_path.open("wb") as log:
+            process = start_python(
                 *("celery_partitions.wallaroo", *command),
                 directory=APPLICATIONS,
                 environment={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "", "PARTITIONS_LEASE_SECONDS": "1", **env},
                 stdout=log,
                 stderr=log,
             )
-
-    def __enter__(self) -> Self:
-        return self
+        super().__init__("the run", process, log_path)
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(PATIENCE_SECONDS)
-        self._process.kill()
-        self._process.wait()
+        if self.running:
+            self.terminate()
+            with contextlib.suppress(AssertionError):
+                self.wait()
+        self.kill()
         print(self.log())
-
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def wait_for(self, text: str) -> None:
-        """Wait until the process has printed this text."""
-        wait_until(lambda: text in self.log() or self._process.poll() is not None, PATIENCE_SECONDS)
-        assert text in self.log(), self.log()
 
     @contextlib.contextmanager
     def sender(self, number: int = 0) -> Iterator[socket.socket]:
         """A connection to an input, opened as soon as it listens."""
 
         def connect() -> socket.socket | None:
-            assert self._process.poll() is None, self.log()
+            assert self.running, self.log()
             with contextlib.suppress(ConnectionRefusedError):
                 return socket.create_connection(("127.0.0.1", self.ports[number]), timeout=60)
             return None
@@ -82,17 +70,6 @@ class Run:
         assert connection is not None
         with connection:
             yield connection
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal to end the run. Returns the exit code."""
-        self._process.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> int:
-        try:
-            return self._process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the run does not end\n{self.log()}") from None
 
     def children(self, what: str) -> list[int]:
         """Process ids of the run's `worker`, `source` or `sink` processes."""
@@ -105,7 +82,7 @@ class Run:
     def _is_ours(self, pid: int) -> bool:
         table = _processes()
         while pid > 1:
-            if pid == self._process.pid:
+            if pid == self.pid:
                 return True
             pid = table.get(pid, (0, []))[0]
         return False

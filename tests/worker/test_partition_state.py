@@ -11,7 +11,7 @@ from celery_partitions.store.commits import Reply
 from celery_partitions.store.leases import Lease
 from celery_partitions.worker.listening import idle_partitions
 from celery_partitions.worker.owned import OwnedPartition
-from celery_partitions.worker.partition_state import TRANSITIONS, Event, ImpossibleEvent, State, after
+from celery_partitions.worker.partition_state import TRANSITIONS, Event, ImpossibleEvent, State
 from celery_partitions.worker.state_cache import StateCache
 
 #: The pairs that cannot happen. Everything else is in the table.
@@ -52,7 +52,7 @@ def test_every_event_in_every_state(state: State, event: Event) -> None:
             REPORT[event](owned)
         return
     REPORT[event](owned)
-    assert owned.state is after(state, event) is TRANSITIONS[state][event]
+    assert owned.state is TRANSITIONS[state][event]
     if event in (Event.CHANGED, Event.FORGET):
         assert owned.cache is not cache
     else:
@@ -60,12 +60,12 @@ def test_every_event_in_every_state(state: State, event: Event) -> None:
 
 
 def test_a_closed_partition_stays_closed() -> None:
-    assert {after(State.CLOSED, event) for event in Event} == {State.CLOSED}
+    assert {TRANSITIONS[State.CLOSED][event] for event in Event} == {State.CLOSED}
 
 
 @pytest.mark.parametrize("state", [one for one in State if one is not State.CLOSED])
 def test_a_partition_can_always_be_forgotten_and_closed(state: State) -> None:
-    assert (after(state, Event.FORGET), after(state, Event.CLOSE)) == (State.FORGOTTEN, State.CLOSED)
+    assert (TRANSITIONS[state][Event.FORGET], TRANSITIONS[state][Event.CLOSE]) == (State.FORGOTTEN, State.CLOSED)
 
 
 def test_memory_is_trusted_only_after_it_was_read() -> None:

