@@ -102,7 +102,7 @@ def _no_owner(facts: Facts) -> Iterator[Attention]:
         "no-owner",
         "critical",
         "no worker is running" if none else f"{counted(len(rows), 'partition')} without an owner: {_names(rows)}",
-        f"{counted(waiting, 'message')} wait, and nothing processes them",
+        f"{counted(waiting, 'message')} wait, and nothing processes them" if waiting else "nothing would process a message",
         since,
         "Start workers" if none else "Start another worker, or end a drain (partitions undrain)",
         _partition_page(rows, "unowned"),

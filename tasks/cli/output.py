@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from celery_partitions.admin.state_json import plain_value
-from celery_partitions.model.errors import PartitionError, encodable
+from celery_partitions.model.errors import PartitionError, encodable, refusal_of
 from celery_partitions.model.escaping import escape, escape_lines
 from celery_partitions.runtime.registry import installation_of
 from celery_partitions_config.settings import SettingsError
@@ -131,7 +131,7 @@ def refusals(command: Callable[Concatenate[click.Context, P], R]) -> Callable[P,
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of the output has gone: click exits silently. redis-py wraps a connection's own EPIPE
             of_redis = isinstance(error, redis.RedisError | ConnectionError | TimeoutError)
-            text = f"Redis: {error}{_how_to_reach(error)}" if of_redis else _of_a_file(error)
+            text = f"Redis: {refusal_of(error)}{_how_to_reach(error)}" if of_redis else _of_a_file(error)
             raise click.ClickException(escape_lines(text)) from error
 
     return run

@@ -17,6 +17,7 @@ PartitionError
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,8 @@ from types import TracebackType
 MAX_ERROR_CHARACTERS = 4_000
 MAX_TRACE_CHARACTERS = 40_000
 
+#: What Redis adds to an error that a script met.
+_IN_SCRIPT = re.compile(r" script: [0-9a-f]+, on @user_script:\d+\.?$")
 #: The code between a worker's loop and the user's function.
 _OURS = tuple(f"{Path(__file__).parent.parent / folder}/" for folder in ("model", "worker", "testing"))
 
@@ -105,6 +108,11 @@ def describe(error: BaseException) -> str:
     except Exception as worse:
         text = f"{type(error).__name__} (no text: its __str__ raises {type(worse).__name__})"
     return shortened(encodable(text))
+
+
+def refusal_of(error: Exception) -> str:
+    """The text of a server's error, without the digest and line of the script that met it."""
+    return _IN_SCRIPT.sub("", str(error))
 
 
 def trace_of(error: BaseException) -> str:

@@ -204,7 +204,7 @@ def _refused(error: Exception, queue: str) -> OperationalError:
 
 
 def _uncertain(error: Exception, message_id: str, queue: str) -> OperationalError:
-    text = f"{error}. The message {message_id} may or may not be in its queue {queue}. Sending it again may duplicate it"
+    text = f"{str(error).rstrip('.')}. The message {message_id} may or may not be in its queue {queue}. Sending it again may duplicate it"
     return OperationalError(text)
 
 

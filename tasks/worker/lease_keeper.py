@@ -12,7 +12,7 @@ from typing import Protocol
 
 import redis
 
-from celery_partitions.model.errors import SetupError
+from celery_partitions.model.errors import SetupError, refusal_of
 from celery_partitions.model.escaping import escape
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.leases import (
@@ -223,7 +223,7 @@ class LeaseKeeper(threading.Thread):
         self._failing_since = None  # the server is away for both
         if self._lost_since is None and not self.ending.is_set():
             self._lost_since = self.clock()
-            logger.warning("partitions: Redis does not answer the lease keeper (%s); retrying until it does", error)
+            logger.warning("partitions: Redis does not answer the lease keeper (%s); retrying until it does", refusal_of(error))
 
     def say_refused(self, error: SetupError) -> None:
         if str(error) != self._refused:

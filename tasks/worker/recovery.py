@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from celery_partitions.model.errors import describe
+from celery_partitions.model.errors import describe, refusal_of
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.peer import NotDelivered
 from celery_partitions.store.client import SERVER_ERRORS
@@ -30,6 +30,10 @@ logger = logging.getLogger("celery.worker.partitions")
 
 #: The wait after an error of one partition, or of the loop itself. Shorter than a lease.
 REST_SECONDS = 0.5
+#: How the errors begin that a server answers to every write: a full disk, too few replicas.
+_OF_THE_SERVER = ("MISCONF", "NOREPLICAS")
+#: The time between two log lines about such errors.
+LOG_SECONDS = 60.0
 
 
 class Recovery:
@@ -43,6 +47,8 @@ class Recovery:
         self._since: float | None = None
         self._share: Share | None = None
         self._backoff = Backoff(random)
+        #: When a refusal to write, of the whole server, was logged.
+        self._refused_at: float | None = None
 
     def of_batch(self, owned: OwnedPartition, batch: Batch | None, outcome: Outcome | None, error: Exception) -> None:
         """After the error of a batch: take fewer messages, to find the one whose outcome cannot be written; or wait."""
@@ -59,12 +65,18 @@ class Recovery:
         owned.forget_all()
         seconds = error.rest_seconds if isinstance(error, NotDelivered) else REST_SECONDS
         owned.rest_until = self.clock.monotonic() + seconds
-        if str(error) != owned.fault:  # log it once, however long it lasts
-            owned.fault = str(error)
+        fault = refusal_of(error)
+        if fault.startswith(_OF_THE_SERVER):
+            now = self.clock.monotonic()
+            if self._refused_at is None or now - self._refused_at > LOG_SECONDS:
+                self._refused_at = now
+                logger.error("partitions: Redis refuses to write (%s); retrying until it works", fault)
+        elif fault != owned.fault:  # log it once, however long it lasts
+            owned.fault = fault
             known = isinstance(error, redis.RedisError | NotDelivered)
             text = "partition %s: %s; retrying until it works"
             level = logging.WARNING if isinstance(error, SERVER_ERRORS) else logging.ERROR
-            logger.log(level, text, owned.partition, error, exc_info=not known, extra=log_fields(owned.partition))
+            logger.log(level, text, owned.partition, fault, exc_info=not known, extra=log_fields(owned.partition))
 
     def of_key(self, owned: OwnedPartition, culprit: str) -> None:
         """After a commit that was refused because of one Redis key: reload the partition a little later."""
@@ -79,7 +91,7 @@ class Recovery:
         if self._since is None and not quietly:
             self._since, self._share = self.clock.monotonic(), share
             kind = type(error).__name__
-            logger.warning("partitions: Redis error (%s: %s); retrying until it works", kind, error)
+            logger.warning("partitions: Redis error (%s: %s); retrying until it works", kind, refusal_of(error))
         seconds = self._backoff.next_seconds()
         if wait:
             self.clock.sleep(seconds)
