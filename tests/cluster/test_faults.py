@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from redis.crc import key_slot
 
 from celery_partitions.admin.overview import read_overview
 from tests.fundamentals.application import Sale, Step, record, sell
-from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
+from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup, live_groups
 from tests.support.cluster import RedisCluster
 from tests.support.server import RedisServer
 from tests.support.wait import wait_until
@@ -26,17 +25,8 @@ SOURCES, COUNT = 4, 400
 
 @pytest.fixture
 def make_live(tmp_path: Path) -> Iterator[Callable[[RedisCluster], LiveGroup]]:
-    with ExitStack() as stack:
-        made: list[LiveGroup] = []
-
-        def make(cluster: RedisCluster) -> LiveGroup:
-            control = stack.enter_context(RedisServer())
-            made.append(stack.enter_context(LiveGroup(control.url(), tmp_path, **ENV, PARTITIONS_GROUP="faults", PARTITIONS_URL=cluster.url())))
-            return made[-1]
-
-        yield make
-        for live in made:
-            live.print_logs()
+    with RedisServer() as control, live_groups(tmp_path, **ENV, PARTITIONS_GROUP="faults") as make:
+        yield lambda cluster: make(control.url(), PARTITIONS_URL=cluster.url())
 
 
 class Traffic:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.fundamentals.live import LiveGroup
+from tests.fundamentals.live import LiveGroup, live_groups
 from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 
@@ -19,17 +18,8 @@ BRITTLE = {"PARTITIONS_LEASE_SECONDS": 1, "PARTITIONS_BATCH_MESSAGES": 20, "PART
 @pytest.fixture
 def make_live(tmp_path: Path) -> Iterator[Callable[..., LiveGroup]]:
     """Make groups on any server: `make_live(url, PARTITIONS=2)`."""
-    made: list[LiveGroup] = []
-    with ExitStack() as stack:
-
-        def make(url: str, **env: object) -> LiveGroup:
-            live = stack.enter_context(LiveGroup(url, tmp_path, **{**BRITTLE, **env}))
-            made.append(live)
-            return live
-
+    with live_groups(tmp_path, **BRITTLE) as make:
         yield make
-    for live in made:
-        live.print_logs()
 
 
 @pytest.fixture

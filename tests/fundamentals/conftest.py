@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.fundamentals.live import LiveGroup
+from tests.fundamentals.live import LiveGroup, live_groups
 from tests.support.server import RedisServer
 
 #: One retry, soon: a failing message becomes a dead letter during the test, and its key continues.
@@ -33,13 +33,5 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
 @pytest.fixture
 def make_live(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., LiveGroup]]:
     """Create groups whose workers the test itself starts and stops."""
-    with ExitStack() as stack:
-        made: list[LiveGroup] = []
-
-        def make(**env: object) -> LiveGroup:
-            made.append(stack.enter_context(LiveGroup(redis_url, tmp_path, **{**ENV, **env})))
-            return made[-1]
-
-        yield make
-    for live in made:
-        live.print_logs()
+    with live_groups(tmp_path, **ENV) as make:
+        yield partial(make, redis_url)

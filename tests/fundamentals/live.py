@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -143,3 +143,18 @@ class LiveGroup:
             timeout,
             message="messages are still queued, parked or delayed",
         )
+
+
+@contextmanager
+def live_groups(directory: Path, **defaults: object) -> Iterator[Callable[..., LiveGroup]]:
+    """A function that makes groups on a server: `make(url, PARTITIONS=2)`. At the end their workers are killed, and their logs printed."""
+    made: list[LiveGroup] = []
+    with ExitStack() as stack:
+
+        def make(url: str, **env: object) -> LiveGroup:
+            made.append(stack.enter_context(LiveGroup(url, directory, **{**defaults, **env})))
+            return made[-1]
+
+        yield make
+    for live in made:
+        live.print_logs()

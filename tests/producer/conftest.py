@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 from kombu import pools
 
@@ -14,6 +15,7 @@ from celery_partitions import install
 from celery_partitions.runtime.registry import _installations, installation_of
 from celery_partitions_config.settings import Settings
 from tests.support.apps import close_app
+from tests.support.proxy import Proxy
 
 MakeApp = Callable[..., Celery]
 
@@ -47,3 +49,11 @@ def forget(app: Celery) -> None:
 def app(make_app: MakeApp, settings: Settings) -> Celery:
     """A project's own app that uses the empty database."""
     return make_app(settings.redis_url, settings)
+
+
+@pytest.fixture
+def distant(make_app: MakeApp, client: redis.Redis, redis_url: str, proxy: Proxy) -> Proxy:
+    """The app in use sends through this proxy."""
+    url = proxy.url(int(redis_url.rpartition("/")[2]))
+    make_app(url, Settings(redis_url=url))
+    return proxy

@@ -17,14 +17,6 @@ from tests.producer.declared import note, partition, queues
 from tests.support.proxy import Proxy
 
 
-@pytest.fixture
-def distant(make_app: MakeApp, client: redis.Redis, redis_url: str, proxy: Proxy) -> Proxy:
-    """The app sends through this proxy."""
-    url = proxy.url(int(redis_url.rpartition("/")[2]))
-    make_app(url, Settings(redis_url=url))
-    return proxy
-
-
 def messages(count: int, taken: list[Any], mark: int = -1) -> Iterator[dict[str, Any]]:
     """Messages that are recorded when they are taken. The one numbered `mark` can trigger a fault."""
     for number in range(count):

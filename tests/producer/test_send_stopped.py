@@ -135,14 +135,6 @@ def test_control_c_while_a_push_is_in_flight(app: Celery, client: redis.Redis) -
     assert "KeyboardInterrupt: 0 messages are in their queues, 3 may be" in str(cause)
 
 
-@pytest.fixture
-def distant(make_app: MakeApp, client: redis.Redis, redis_url: str, proxy: Proxy) -> Proxy:
-    """The app in use sends through this proxy."""
-    url = proxy.url(int(redis_url.rpartition("/")[2]))
-    make_app(url, Settings(redis_url=url))
-    return proxy
-
-
 def test_control_c_with_an_unreachable_server(distant: Proxy, client: redis.Redis) -> None:
     def gone() -> None:
         distant.refuse()

@@ -39,6 +39,10 @@ KINDS = pytest.mark.parametrize("computation", [index, index_later, index_in_thr
 SLOW_KINDS = pytest.mark.parametrize("slow", [index_slowly, index_slowly_later], ids=lambda one: one.name)
 
 
+#: Options of the fixture `loop`.
+LOOP = {"calls": True}
+
+
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveGroup]:
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=1, PARTITIONS_RETRY_BACKOFF_SECONDS=0.01, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
@@ -47,12 +51,6 @@ def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch) -
     yield live
     batches.recorder().close()
     batches.recorder.cache_clear()
-
-
-@pytest.fixture
-def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live, calls=True) as loop:
-        yield loop
 
 
 def pages(count: int, key: str = "a", start: int = 0, **more: Any) -> list[Page]:

@@ -25,19 +25,15 @@ from tests.support.applications.waiting import (
 from tests.support.wait import wait_until
 from tests.worker.by_hand import LoopByHand, loop_by_hand
 
+#: Options of the fixture `loop`.
+LOOP = {"calls": True}
+
 
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveGroup]:
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_BACKOFF_SECONDS=0.01)
     with waiting.recording_to(live.settings.redis_url, monkeypatch):
         yield live
-
-
-@pytest.fixture
-def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live, calls=True) as loop:
-        yield loop
-        assert loop.calls is not None
 
 
 def drained(live: LiveGroup) -> bool:

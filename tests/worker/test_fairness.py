@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -18,12 +18,6 @@ SECONDS, MANY = 0.002, 100
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
     return make_live(PARTITIONS=1, PARTITIONS_MAILBOX_MESSAGES=2, PARTITIONS_BATCH_SECONDS=60)
-
-
-@pytest.fixture
-def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live) as loop:
-        yield loop
 
 
 def naps(key: str, *numbers: int, seconds: float = SECONDS) -> list[Nap]:

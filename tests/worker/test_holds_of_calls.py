@@ -29,6 +29,10 @@ from tests.worker.test_calls_in_flight import until_drained
 OWN = pytest.mark.parametrize("own", [own_visit, own_threaded_visit], ids=["async", "threads"])
 
 
+#: Options of the fixture `loop`.
+LOOP = {"calls": True}
+
+
 @pytest.fixture(params=["all in memory", "too many to load"])
 def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[LiveGroup]:
     if request.param == "too many to load":
@@ -38,12 +42,6 @@ def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch, r
     remember_computations(live.client, live.names, [own_visit.name, own_threaded_visit.name])  # as a worker does when it starts
     with waiting.recording_to(live.settings.redis_url, monkeypatch):
         yield live
-
-
-@pytest.fixture
-def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live, calls=True) as loop:
-        yield loop
 
 
 def begin_with_a_failure(live: LiveGroup, loop: LoopByHand, own: Any) -> None:

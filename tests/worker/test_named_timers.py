@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from celery_partitions.model.errors import StateError
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.names import Names
 from tests.fundamentals.live import LiveGroup
-from tests.worker.by_hand import LoopByHand, loop_by_hand
+from tests.worker.by_hand import LoopByHand
 
 
 @dataclass
@@ -70,10 +69,8 @@ async def fires_in_coroutine(timer: Timer, fired: Fired, context: Context) -> No
         context.timers.set("coroutine", after=0.001)
 
 
-@pytest.fixture
-def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live, calls=True, tasks=True) as loop:
-        yield loop
+#: Options of the fixture `loop`.
+LOOP = {"calls": True, "tasks": True}
 
 
 def names_of(live: LiveGroup, key: str, computation: Any = set_alarm) -> tuple[str, ...]:

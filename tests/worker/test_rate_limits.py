@@ -15,7 +15,7 @@ from celery_partitions_config.settings import Settings
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.limited import Request, per_key, recorder
 from tests.support.environment import NO_SERVER_URL
-from tests.worker.by_hand import LoopByHand, loop_by_hand
+from tests.worker.by_hand import LoopByHand
 
 
 @pytest.fixture
@@ -26,12 +26,6 @@ def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch) -
     yield live
     recorder().close()
     recorder.cache_clear()
-
-
-@pytest.fixture
-def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live) as loop:
-        yield loop
 
 
 def change(live: LiveGroup, loop: LoopByHand, rate: str) -> None:

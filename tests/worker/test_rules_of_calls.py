@@ -18,7 +18,7 @@ from celery_partitions.producer.task import ComputationTask
 from celery_partitions.runtime.registry import add_installation, remove_installation
 from celery_partitions.worker.partition_state import ImpossibleEvent, State
 from tests.fundamentals.live import LiveGroup
-from tests.worker.by_hand import LoopByHand, loop_by_hand
+from tests.worker.by_hand import LoopByHand
 
 
 @dataclass
@@ -97,6 +97,10 @@ orders = source("tests.rules: orders", type=Order)
 build_application("tests.rules", orders.key_by(customer).to(ask).to(double).key_by(lambda order: "all").to(total).to_sinks([]))
 
 
+#: Options of the fixture `loop`.
+LOOP = {"calls": True}
+
+
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup]) -> Iterator[LiveGroup]:
     live = make_live(PARTITIONS=1)
@@ -104,12 +108,6 @@ def live(make_live: Callable[..., LiveGroup]) -> Iterator[LiveGroup]:
     noted.clear()
     yield live
     remove_installation(live.installation)
-
-
-@pytest.fixture
-def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live, calls=True) as loop:
-        yield loop
 
 
 def drain(live: LiveGroup, loop: LoopByHand) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.server import RedisServer
 from tests.support.wait import wait_until
-from tests.worker.by_hand import LoopByHand, loop_by_hand
+from tests.worker.by_hand import LoopByHand
 
 #: kombu cannot decode it, and its error text contains a lone surrogate.
 NO_UUID = '[[{"__type__": "uuid", "__value__": {"\\ud800": 1}}], {}, {}]'
@@ -42,12 +42,6 @@ def step_of(number: int) -> bytes:
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
     return make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
-
-
-@pytest.fixture
-def loop(live: LiveGroup) -> Iterator[LoopByHand]:
-    with loop_by_hand(live) as loop:
-        yield loop
 
 
 def put(live: LiveGroup, *raws: bytes) -> None:
