@@ -37,7 +37,7 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
 {partition.3}:dead:raw              hash   dead letter id → raw message, if it is too long for the JSON
 {partition.3}:isolation             hash   SHA-1 of a message that runs in isolation → `<token>:<deaths>:<stalls>`, or `hang:<why>`
 {partition.3}:timelines             hash   key → what its last commits changed, newest first (store/timelines.py); bounded, expires
-{partition.3}:timelines:order       zset   each of these keys → its last change (ms)
+{partition.3}:timelines:order       zset   each of these keys → its last change (ms), plus 2⁴² if it failed and waits
 {partition.3}:commits               list   JSON of the newest commits (store/recent_commits.py); the newest is leftmost
 {partition.3}:history:<fine|coarse> list   points of the last hour, and of the last two days (store/history.py); the newest is leftmost
 {partition.3}:seen:<age>:<computation>

@@ -157,6 +157,7 @@ def test_timelines_are_bounded_by_key_and_by_partition(make_live: Callable[..., 
     live = make_live(PARTITIONS=1, PARTITIONS_TIMELINE_BYTES=100_000)
     with looping(live) as loop:
         run(live, loop, "a", key="old")
+        run(live, loop, "fall", key="stuck")
         for number in range(30):
             run(live, loop, "is:" + str(number % 10) * 600, key="hot")
         assert 5 < len(read_timeline(live.client, live.names, "0", "hot")) < 30
@@ -166,6 +167,7 @@ def test_timelines_are_bounded_by_key_and_by_partition(make_live: Callable[..., 
         for number in range(100):
             run(live, loop, "is:" + "x" * 1000, key=f"k{number}")
         assert watch(live, "old").past() == []
+        assert any("fell" in what for what in told(watch(live, "stuck").past())), "busy keys push each other out before a key that waits"
     kept = live.client.hgetall(live.names.timelines("0"))
     sizes = list(map(len, kept.values()))  # type: ignore[union-attr]
     assert max(sizes) <= MAX_TIMELINE_BYTES and sum(sizes) <= 100_000
@@ -177,10 +179,24 @@ def test_what_is_older_is_deleted(make_live: Callable[..., LiveGroup]) -> None:
     live = make_live(PARTITIONS=1, PARTITIONS_TIMELINE_BYTES=100_000, PARTITIONS_TIMELINE_SECONDS=0.5)
     with looping(live) as loop:
         run(live, loop, "a", key="old")
+        run(live, loop, "fall", key="stuck")
         run(live, loop, "a", key="young")
-        live.client.zadd(live.names.timelines_order("0"), {"old": 1})
+        stuck = live.client.zscore(live.names.timelines_order("0"), "stuck")
+        live.client.zadd(live.names.timelines_order("0"), {"old": 1, "stuck": float(str(stuck)) - 1_000})
         run(live, loop, "b", key="young")
     assert live.client.hkeys(live.names.timelines("0")) in ([b"young"], [])
+
+
+def test_a_key_that_continues_is_pushed_out_as_others(make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(PARTITIONS=1, PARTITIONS_TIMELINE_BYTES=20_000)
+    with looping(live) as loop:
+        run(live, loop, "fall", "a", key="stuck")
+        live.group.parked_keys.skip("stuck", by="ann")
+        loop.look_again()
+        loop.take_turns()
+        for number in range(20):
+            run(live, loop, "is:" + "x" * 2000, key=f"k{number}")
+        assert b"stuck" not in live.client.hkeys(live.names.timelines("0"))
 
 
 @pytest.mark.parametrize("name", ["timelines", "timelines:order"])

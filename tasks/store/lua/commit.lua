@@ -16,7 +16,8 @@
 --                                     last of them. If they are others, the answer is "moved", and nothing is written
 --         TIMELINE entries order ms longest most key change key change …
 --                                     put the changes in front of their keys' timelines (hash entries; zset order: the last change of each), and
---                                     forget the keys that have not changed for longest: after ms, or if all are longer than `most` bytes.
+--                                     forget the keys that have not changed for longest: after ms, or if all are longer than `most` bytes (then
+--                                     those that failed and wait come last).
 --                                     A timeline has at most `longest` bytes
 -- Returns {status, commit_number, edit_version, now, next due, paused, to_isolate, message, message, …}
 --   status    "ok"        written; commit_number has increased by one
