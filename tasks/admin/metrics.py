@@ -112,9 +112,11 @@ class Whole(NamedTuple):
     computations: Mapping[str, ComputationMeasurements]
     #: Computation → calls in flight, and how many there may be, over all workers.
     calls: Mapping[str, tuple[int, int]]
+    #: Redis list or stream that is a sink → outputs that were pushed into it.
+    pushed: Mapping[str, int]
 
 
-NO_WHOLE = Whole({}, {}, {})
+NO_WHOLE = Whole({}, {}, {}, {})
 ATTENTION = PREFIX + "attention"
 ATTENTION_HELP = "How many partitions, keys, messages or workers need an operator, by rule. 0: none."
 #: Counters of a computation: name, help, field of its measurements.
@@ -124,6 +126,7 @@ OF_COMPUTATIONS = (
     ("computation_messages_dead_lettered", "Messages of the computation that became dead letters.", "dead"),
     ("computation_batches", "Calls of a batch computation. Its processed messages divided by them: how many a call gets.", "batches"),
 )
+PUSHED, PUSHED_HELP = "sink_outputs", "Outputs that workers pushed into a Redis list or stream that is a pipeline's sink."
 CALLS = (
     ("calls_in_flight", "Calls in flight of a computation that waits, over all workers."),
     ("calls_limit", "How many calls of that computation may be in flight, over all workers."),
@@ -141,6 +144,10 @@ def of_group(group: str, whole: Whole) -> Iterator[Metric]:
         for computation, found in whole.computations.items():
             counter.add_metric([group, computation], getattr(found, measured))
         yield counter
+    pushed = CounterMetricFamily(PREFIX + PUSHED, PUSHED_HELP, labels=["group", "sink"])
+    for sink, count in whole.pushed.items():
+        pushed.add_metric([group, sink], count)
+    yield pushed
     for number, (name, text) in enumerate(CALLS):
         gauge = GaugeMetricFamily(PREFIX + name, text, labels=["group", "computation"])
         for computation, calls in whole.calls.items():

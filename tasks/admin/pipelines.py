@@ -13,6 +13,7 @@ from celery_partitions.admin.overview import Overview, Readable
 from celery_partitions.pipeline.shape import Part, Shape
 from celery_partitions.store.history import read_points
 from celery_partitions.store.names import Names
+from celery_partitions.store.telemetry import SINK
 from celery_partitions.store.waiting_tasks import WaitingTasks, waiting_tasks
 
 #: The longest queues that are read to count what waits by task. The others count as the mean of these.
@@ -33,7 +34,7 @@ def look_at_pipelines(
         return []
     waiting = waiting_by_task(group, overview)
     rows = {row["computation"]: row for row in computations}
-    sinks = _sinks(group, sorted({part for shape in shapes for part in shape.parts if part.kind == "sink"}, key=lambda part: part.name), overview.at)
+    sinks = look_at_sinks(group, shapes, overview.at)
     found = []
     for shape in shapes:
         queued = {edge.end for edge in shape.edges if edge.kind == "queue"}
@@ -85,12 +86,16 @@ def _part(part: Part, row: Mapping[str, Any], waiting: WaitingTasks | None) -> d
     }
 
 
-def _sinks(group: Readable, parts: Sequence[Part], now: float) -> dict[Part, dict[str, Any]]:
+def look_at_sinks(group: Readable, shapes: Sequence[Shape], now: float) -> dict[Part, dict[str, Any]]:
+    """Each sink of the pipelines, as a part of its pipeline."""
     names, client = group.names, group.client
+    parts = sorted({part for shape in shapes for part in shape.parts if part.kind == "sink"}, key=lambda part: part.name)
     own = {part: Names(names.sink_group(part.name), names.prefix) for part in parts if part.has_process}
-    histories = read_points(client, [one.history("0", "fine") for one in own.values()], points_in(3600)) if own else []
-    rates = {part: recent_rate(points, now) for part, points in zip(own, histories, strict=True)}
-    lengths = _lengths(client, {part: own[part].queue("0") if part in own else part.name for part in parts if part in own or part.place in PLACES})
+    pushed = [part for part in parts if part.place in PLACES]
+    keys = [one.history("0", "fine") for one in own.values()] + [names.computation_history(SINK + part.name, "fine") for part in pushed]
+    histories = read_points(client, keys, points_in(3600)) if keys else []
+    rates = {part: recent_rate(points, now) for part, points in zip([*own, *pushed], histories, strict=True)}
+    lengths = _lengths(client, {part: own[part].queue("0") if part in own else part.name for part in (*own, *pushed)})
     return {
         part: {
             "kind": "sink",

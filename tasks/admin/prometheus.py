@@ -16,7 +16,7 @@ from celery_partitions.admin.attention_watch import AttentionWatch
 from celery_partitions.admin.metrics import NO_WHOLE, Whole, families
 from celery_partitions.admin.overview import Overview, Readable, read_overview
 from celery_partitions.admin.workers import read_workers
-from celery_partitions.store.measurements import read_computations
+from celery_partitions.store.measurements import read_computations, read_pushed
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def read_whole(group: Readable, attention: Sequence[Attention]) -> Whole:
         for name, limit in report.concurrency.items():
             used, room = calls.get(name, (0, 0))
             calls[name] = (used + report.in_flight.get(name, 0), room + limit)
-    return Whole(counts(attention), read_computations(group.client, group.names), calls)
+    return Whole(counts(attention), read_computations(group.client, group.names), calls, read_pushed(group.client, group.names))
 
 
 class GroupCollector(Collector):

@@ -15,7 +15,7 @@ from celery_partitions.admin.documents import json_parked
 from celery_partitions.admin.ends import look_at_sink, read_sources
 from celery_partitions.admin.history_json import RANGES, marks, points_in, samples
 from celery_partitions.admin.parked_keys import ParkedKeys
-from celery_partitions.admin.pipelines import look_at_pipelines
+from celery_partitions.admin.pipelines import PLACES, look_at_pipelines, look_at_sinks
 from celery_partitions.admin.watcher import Watcher
 from celery_partitions.admin.workers import WorkerStatus, code_versions, read_workers
 from celery_partitions.model.effects import ParkedKey
@@ -24,6 +24,7 @@ from celery_partitions.producer.pipelines import ends_with_processes, shapes
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.sinks.group import sink_installation
 from celery_partitions.store.history import read_points
+from celery_partitions.store.measurements import read_pushed
 
 #: Rows of one page of any list.
 PAGE_ROWS = 50
@@ -79,10 +80,17 @@ def look_at_computations_and_pipelines(watch: Watcher, installation: Installatio
 
 
 def look_at_ends(installation: Installation) -> dict[str, Any]:
-    """The sinks and sources of this process's pipelines that have processes. A sink outside Redis has a group of its own."""
-    ends, group = ends_with_processes(), installation.group
+    """The sinks and sources of this process's pipelines that have processes, and the lists and streams in Redis that workers push into. A sink
+    outside Redis has a group of its own."""
+    ends, group, now = ends_with_processes(), installation.group, installation.group.now()
     sinks = [look_at_sink(of_sink(installation, name).group, name) for name in ends.sinks]
-    return {"at": group.now(), "sinks": sinks, "sources": [asdict(one) for one in read_sources(group, ends)]}
+    pushed = read_pushed(group.client, group.names)
+    places = [
+        {"sink": part.name, "place": part.place, "pushed": pushed.get(part.name, 0), "per_second": row["per_second"], "waiting": row["waiting"]}
+        for part, row in look_at_sinks(group, shapes(), now).items()
+        if part.place in PLACES
+    ]
+    return {"at": now, "sinks": sinks, "places": places, "sources": [asdict(one) for one in read_sources(group, ends)]}
 
 
 @lru_cache(maxsize=100)

@@ -13,6 +13,7 @@ from celery_partitions.store.names import Names
 from celery_partitions.store.recent_commits import MAX_KEPT, RecentCommit, dump_commit, load_commits
 from celery_partitions.store.scripts import script
 from celery_partitions.store.telemetry import (
+    SINK,
     ComputationMeasurements,
     Measurements,
     dump_measurements,
@@ -60,6 +61,15 @@ def read_recent_commits(client: redis.Redis, names: Names, partition: str) -> li
 
 def read_computations(client: redis.Redis, names: Names) -> dict[str, ComputationMeasurements]:
     """What workers measured of each computation that ever ran. Empty if the key has another type."""
+    return {name: found for name, found in _read_computations(client, names).items() if not name.startswith(SINK)}
+
+
+def read_pushed(client: redis.Redis, names: Names) -> dict[str, int]:
+    """How many outputs workers pushed into each Redis list and stream."""
+    return {name.removeprefix(SINK): found.processed for name, found in _read_computations(client, names).items() if name.startswith(SINK)}
+
+
+def _read_computations(client: redis.Redis, names: Names) -> dict[str, ComputationMeasurements]:
     try:
         rows = cast(Mapping[bytes, bytes], client.hgetall(names.computations))
     except redis.ResponseError:

@@ -74,7 +74,7 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
 {partition}:rates:<computation>     zset   buckets of a rate limit with `rate_limit_key=`, which all partitions share
 {partition}:audit                   stream operators' actions: who, what, detail (JSON); the entry id is the time; bounded
 {partition}:measurements            hash   partition → JSON of what workers measured (store/telemetry.py)
-{partition}:computations            hash   computation → JSON of what workers measured, over all partitions (store/telemetry.py)
+{partition}:computations            hash   computation, or `\\tsink ` and a sink in Redis → JSON of what workers measured, over all partitions (store/telemetry.py)
 {partition}:history:<fine|coarse>:<computation>
                                     list   the same as a partition's history, for one computation
 {partition}:retries                 hash   id of a retry of dead letters → JSON of how far it is (admin/retries.py)

@@ -119,6 +119,10 @@ class Measurements(msgspec.Struct, omit_defaults=True, gc=False):
     last_error: LastError | None = None
 
 
+#: What workers pushed into a Redis list or stream is measured as `processed` of this and its name. No computation's name begins so.
+SINK = "\tsink "
+
+
 class ComputationMeasurements(msgspec.Struct, omit_defaults=True, gc=False):
     """The measurements of one computation, over all partitions. Best effort: a killed worker loses its last second."""
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 
 import redis
 
 from celery_partitions.admin.status import node_name
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.effects import Delivery
 from celery_partitions.model.errors import encodable, shortened
 from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.messages import MAX_SECONDS, details_of
@@ -28,6 +29,7 @@ from celery_partitions.store.telemetry import (
     COMMIT_SECONDS,
     COMPUTATION_SECONDS,
     LATENCY_SECONDS,
+    SINK,
     ComputationMeasurements,
     LastError,
     Measurements,
@@ -98,6 +100,8 @@ class Measurer:
             found.cache_hits += max(0, needed - owned.cache.missed)
         found.cache_misses += owned.cache.missed
         owned.cache.missed = 0
+        if outcome.emitted:
+            self._count_pushes(outcome)
         if outcome.dead or outcome.failures:
             found.last_error = _last_error(outcome, now)
             self._count_failures(outcome, now)
@@ -200,6 +204,13 @@ class Measurer:
             end = ends[at] if ends else began[at + 1] if at + 1 < many else outcome.ended
             found = self._of_computation(outcome.done[at].computation.name)
             found.computation.observe(COMPUTATION_SECONDS, max(0.0, end - began[at]), stop - start)
+
+    def _count_pushes(self, outcome: Outcome) -> None:
+        """Count what the commit pushed into Redis lists and streams."""
+        pushed = Counter([one.sink.name for one in outcome.emitted if type(one) is Delivery])
+        for name, count in pushed.items():
+            self._of_computation(SINK + name).processed += count
+            self.history.ran.add(SINK + name)
 
     def _count_failures(self, outcome: Outcome, now: float) -> None:
         last: dict[str, tuple[str, str | None, str | None]] = {}

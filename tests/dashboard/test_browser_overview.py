@@ -8,11 +8,14 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from celery_partitions.admin.pause import pause
+from celery_partitions.producer.bulk import send_many
+from celery_partitions.store.measurements import read_pushed
 from tests.admin.test_numbers import SIZES, SPANS
 from tests.dashboard.conftest import LOGIN, PARTITIONS, Visiting
 from tests.dashboard.trouble import hold, make_dead_letters, partition_of_queue, wait_balance
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.accounts import Payment, pay
+from tests.support.applications.deliveries import Order, orders
 from tests.support.wait import wait_until
 
 NOT_ZERO = re.compile(r"^[1-9]")
@@ -148,3 +151,14 @@ def test_charts_are_full_at_first_sight_and_have_a_range(visit: Visiting, live: 
     expect(page.locator("#chart-flow")).to_contain_text("−45 min")
     expect(page.get_by_role("button", name="1 hour")).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#chart-waiting polyline")).to_have_count(1)
+
+
+def test_sinks_in_redis_show_what_workers_push(visit: Visiting, live: LiveGroup, key: str) -> None:
+    before = read_pushed(live.client, live.names)
+    send_many(live.installation, orders._receiver(), [Order(key, f"product {number % 3}") for number in range(30)], progress=False)
+    for sink in ("sales", "checked orders"):
+        wait_until(lambda sink=sink: read_pushed(live.client, live.names).get(sink, 0) >= before.get(sink, 0) + 30)
+    assert live.client.llen("sales") >= 30
+    row = visit().open("/partitions/ends").locator("tr[data-sink='sales']")
+    expect(row).to_contain_text("RedisList")
+    expect(row.locator("[data-field='per_second']")).to_have_text(re.compile("^[–0-9]"))

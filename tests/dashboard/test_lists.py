@@ -14,7 +14,7 @@ from celery_partitions.store.history import add_points
 from celery_partitions.store.leases import balance
 from celery_partitions.store.measurements import add_measurements
 from celery_partitions.store.names import Names
-from celery_partitions.store.telemetry import ComputationMeasurements, LastError
+from celery_partitions.store.telemetry import SINK, ComputationMeasurements, LastError
 from celery_partitions.store.worker_reports import WorkerReport, dump_report
 from tests.dashboard.declared import Account, pay
 from tests.dashboard.group import Filled
@@ -111,7 +111,8 @@ def test_pipelines_are_drawn_with_what_flows_and_waits(served: Served, filled: F
     names, client = filled.names, filled.client
     seconds = client.time()[0]  # type: ignore[index]
     points = [f"{seconds - ago} {left} 0 0 0 0 0 0 -1 -1" for ago, left in ((10, 300), (20, 200), (30, 0))]
-    add_measurements(client, names, {}, {}, {"sales of a product": ComputationMeasurements(processed=9)})
+    add_measurements(client, names, {}, {}, {"sales of a product": ComputationMeasurements(processed=9), f"{SINK}sales": ComputationMeasurements(processed=12)})
+    client.rpush(names.computation_history(f"{SINK}sales", "fine"), *points)
     client.rpush(names.computation_history("sales of a product", "fine"), *points)
     client.lpush(names.queue("1"), *[json.dumps({"headers": {"task": "sales of a product"}})] * 7)
     client.lpush("sales", "a", "b")
@@ -126,7 +127,7 @@ def test_pipelines_are_drawn_with_what_flows_and_waits(served: Served, filled: F
         "orders of a customer": ("stage", None, None, False),
         "check <the> order": ("stage", None, None, False),
         "sales of a product": ("stage", 15.0, 7, False),
-        "sales": ("sink", None, 2, False),
+        "sales": ("sink", 15.0, 2, False),
         "checked orders": ("sink", None, 0, False),
         "warehouse": ("sink", 15.0, 3, False),
     }
@@ -134,7 +135,12 @@ def test_pipelines_are_drawn_with_what_flows_and_waits(served: Served, filled: F
     assert ends == [("check <the> order", "sales of a product")]
     page = served.ask("/partitions/computations").text
     assert "<svg" in page and "check &lt;the&gt; order" in page and "<the>" not in page
-    assert "stage · 15/s" in page and "7 waiting" in page and "2 kept" in page
+    assert [one["computation"] for one in served.ask("/api/partitions/computations").json["computations"] if "\t" in one["computation"]] == []
+    places = {one["sink"]: one for one in served.ask("/api/partitions/ends").json["places"]}
+    assert places["sales"] == {"sink": "sales", "place": "RedisList", "pushed": 12, "per_second": 15.0, "waiting": 2}
+    assert places["checked orders"]["per_second"] is None and "warehouse" not in places
+    assert 'data-sink="sales"' in served.ask("/partitions/ends").text
+    assert "stage · 15/s" in page and "sink · 15/s" in page and "7 waiting" in page and "2 kept" in page
 
 
 def test_sinks_have_a_group_each_and_sources_a_lease(served: Served, filled: Filled) -> None:
