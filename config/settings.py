@@ -212,8 +212,8 @@ class Settings:
     )
     max_worker_crashes: int = setting(
         3, parse_count_or_zero, used_by="workers",
-        help="A message that was being processed when this many workers crashed becomes a dead letter. 0: never, and a message that stalls "
-        "its worker does not either: it is run again and again, and its partition waits.",
+        help="A message becomes a dead letter if this many workers crashed over it, after a first crash that names no message. "
+        "0: never, and a message that stalls its worker does not either: it is run again and again, and its partition waits.",
     )
     deduplicate_ids: int = setting(
         500_000, parse_count, used_by="workers",

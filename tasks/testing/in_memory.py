@@ -165,7 +165,7 @@ class Harness(View):
         - `after the reply`: it has seen the reply, and has the next batch and states in memory.
 
         Repeated calls cause several crashes, in order. As with real workers, the messages that may have killed the worker then run one
-        by one, and a message that killed `PARTITIONS_MAX_WORKER_CRASHES` workers becomes a dead letter. Raises `HarnessError` for an
+        by one, and a message that killed `PARTITIONS_MAX_WORKER_CRASHES` workers after the first becomes a dead letter. Raises `HarnessError` for an
         unknown point.
         """
         if at not in CRASH_POINTS:

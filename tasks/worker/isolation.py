@@ -30,7 +30,8 @@ def alone(client: redis.Redis, names: Names, owned: OwnedPartition, batch: Batch
     """The batch. While the partition isolates messages: only the messages that were recorded now. Raises `LeaseLost`."""
     if not owned.to_isolate or not batch.messages or batch.condemned is not None:
         return batch
-    # The first death names no message, the second one a group. With a limit below three, every message must run alone.
+    # A group's death counts for each of its messages, so the last one must be over the message alone. With a limit of two, both are:
+    # a worker may be killed from outside just while an innocent message runs.
     largest = LARGEST_GROUP if settings.max_worker_crashes > 2 else 1
     digests = [digest_of(raw) for raw in batch.messages[:largest]]
     tried = begin_isolated_try(client, names, owned.lease, digests, largest)
@@ -48,15 +49,17 @@ def alone(client: redis.Redis, names: Names, owned: OwnedPartition, batch: Batch
 
 
 def verdict_on(tried: IsolatedTry, settings: Settings, *, more: int = 0) -> Verdict | None:
-    """Why the first message must not run any more. `more`: that many more deaths are allowed, in groups."""
+    """Why the first message must not run any more. `more`: that many more deaths are allowed, in groups. The death after which the partition
+    began to note messages counts for none of them."""
     if tried.stalls >= STALLS_ALLOWED:
         text = (
             f"it stalled its whole worker process for longer than a lease ({settings.lease_seconds:g} s), {tried.stalls} times: "
             "its code holds Python's interpreter lock, as a regular expression or a C function may"
         )
         return Verdict("stalls-the-worker", text)
-    if settings.max_worker_crashes and tried.deaths >= max(1, settings.max_worker_crashes - 1) + more:
-        return Verdict("kills-the-worker", f"{tried.deaths + 1} workers died or hung while they ran it (PARTITIONS_MAX_WORKER_CRASHES)")
+    if settings.max_worker_crashes and tried.deaths >= settings.max_worker_crashes + more:
+        died = f"{tried.deaths} workers died or hung while they" if tried.deaths > 1 else "a worker died or hung while it"
+        return Verdict("kills-the-worker", f"{died} ran it (PARTITIONS_MAX_WORKER_CRASHES)")
     return None
 
 

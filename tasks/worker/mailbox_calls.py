@@ -130,7 +130,7 @@ class MailboxCalls:
         flight = self.flight
         calls = flight.of(owned)
         digests = [digest_of(items[0].raw) for items in chosen.values()]
-        # With a limit below three, a second death makes a dead letter, so every message must run alone.
+        # With a limit below three, two deaths make a dead letter, so every message must run alone.
         largest, again = (MAX_STARTS, SUSPECTS_TOGETHER) if flight.settings.max_worker_crashes > 2 else (1, 1)
         if flight.suspects.others_run(calls) or calls.has_suspects:
             largest, again = largest if largest > 1 else 0, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -25,13 +26,13 @@ def wanted(messages: list[Trouble], without: set[int]) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("how", ["exit", "segfault"])
-def test_a_message_that_kills_its_worker_is_a_dead_letter_after_three_crashes(
+def test_a_message_that_kills_its_worker_is_a_dead_letter_after_four_crashes(
     make_live: Callable[..., LiveGroup], redis_url: str, how: str
 ) -> None:
     live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
     messages = sent({20: how})
     live.send(kill, messages)
-    for _ in range(3):
+    for _ in range(4):  # the first one names no message
         assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
     live.start_worker(module=trouble.__name__)
     live.wait_drained()
@@ -50,7 +51,7 @@ def test_after_a_crash_the_backlog_is_committed_in_large_batches(make_live: Call
     assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
     messages = [Trouble(f"key-{number % 10}", number) for number in range(6000)]
     live.send(kill, messages)
-    for _ in range(2):
+    for _ in range(3):
         assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
     live.start_worker(module=trouble.__name__)
     live.wait_drained()
@@ -100,7 +101,7 @@ def test_two_poison_messages_are_both_found(make_live: Callable[..., LiveGroup],
     live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50, PARTITIONS_MAX_WORKER_CRASHES=2)
     messages = sent({10: "exit", 11: "exit"})
     live.send(kill, messages)
-    for _ in range(3):
+    for _ in range(5):
         assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
     live.start_worker(module=trouble.__name__)
     live.wait_drained()
@@ -117,7 +118,7 @@ def test_a_retry_that_kills_or_hangs_harms_none_of_those_that_share_its_turn(
     keys = [f"key-{number}" for number in range(30)]
     live.send(second, [Trouble(key, number, how if (key, number) == ("key-15", 0) else "") for number in range(2) for key in keys])
     worker = live.start_worker(module=trouble.__name__)
-    for _ in range(3 if how == "exit" else 0):
+    for _ in range(4 if how == "exit" else 0):
         assert worker.wait(timeout=60) != 0
         worker = live.start_worker(module=trouble.__name__)
     live.wait_drained()
@@ -125,6 +126,20 @@ def test_a_retry_that_kills_or_hangs_harms_none_of_those_that_share_its_turn(
     (dead_letter,) = live.dead_letters()
     assert (dead_letter.reason, dead_letter.key) == (reason, "key-15")
     assert not live.client.hlen(live.names.isolation("0")) and not live.client.keys("*mailbox*")
+
+
+def test_one_kill_while_an_innocent_message_runs_alone_is_no_proof(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    """Killed from outside: while a batch runs, while a group of it runs, and while one message of the group runs alone."""
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
+    live.client.set(trouble.KILLS, 3)
+    messages = sent({20: "killed beside"})
+    live.send(kill, messages)
+    for _ in range(3):
+        assert live.start_worker(module=trouble.__name__).wait(timeout=60) == -signal.SIGKILL
+    live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    check_history(wanted(messages, without=set()), live.numbers(kill))
+    assert live.dead_letters() == []
 
 
 def test_workers_that_die_for_another_reason_make_no_dead_letters(

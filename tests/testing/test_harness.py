@@ -158,7 +158,7 @@ def test_messages_of_a_dead_worker_run_again_and_count_once(at: CrashPoint) -> N
 
 def test_a_message_that_kills_several_workers_becomes_a_dead_letter() -> None:
     with harness(of_its_own, settings=Settings(max_worker_crashes=3)) as h:
-        for _ in range(3):
+        for _ in range(4):
             h.crash("in the step")
         h.send_many([Amount("a", 1), Amount("a", 2)])
         (dead_letter,) = h.dead_letters

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import time
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ __all__ = ["Trouble", "alone", "app", "kill", "limited", "once", "policed", "sec
 
 #: While this Redis key is set, failing messages of `policed` fail.
 BROKEN = "broken"
+#: How often somebody kills a worker while it runs the message "killed beside", a number in Redis.
+KILLS = "kills"
 
 
 @dataclass
@@ -41,6 +44,8 @@ def kill(trouble: Trouble, state: Sequence) -> None:
     state.numbers.append(trouble.number)
     if trouble.do == "exit":
         os._exit(3)
+    if trouble.do == "killed beside" and redis.Redis.from_url(os.environ["REDIS_URL"]).decr(KILLS) >= 0:
+        os.kill(os.getpid(), signal.SIGKILL)
     if trouble.do == "segfault":
         ctypes.string_at(0)
     if trouble.do == "hold":  # the interpreter lock, for longer than a lease of the tests
