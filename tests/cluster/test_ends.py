@@ -10,8 +10,8 @@ from tests.fundamentals.live import PATIENCE_SECONDS
 from tests.sources.conftest import LiveEnds
 from tests.sources.test_tcp import counted, pairs, received
 from tests.support.cluster import RedisCluster
-from tests.support.ends import Receiver, sender
 from tests.support.server import RedisServer
+from tests.support.tcp import Receiver, sender
 from tests.support.wait import wait_until
 
 COUNT = 20_000

@@ -22,7 +22,7 @@ from tests.producer.conftest import MakeApp
 from tests.sources.conftest import LiveEnds
 from tests.sources.test_tcp import pairs
 from tests.support.applications import ends
-from tests.support.ends import Receiver, framed, sender
+from tests.support.tcp import Receiver, framed, sender
 from tests.support.wait import wait_until
 from tests.support.worker import ROOT
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from tests.sources.conftest import LiveEnds
-from tests.support.ends import Receiver, framed, sender
+from tests.support.tcp import Receiver, framed, sender
 from tests.support.wait import wait_until
 
 Make = Callable[..., LiveEnds]

@@ -14,7 +14,8 @@ import pytest
 import celery_partitions.wallaroo as wallaroo
 from celery_partitions.producer.pipelines import applications
 from celery_partitions.runtime.registry import declared
-from tests.wallaroo.live import APPLICATIONS, Receiver, Run
+from tests.support.tcp import Receiver
+from tests.wallaroo.live import APPLICATIONS, Run
 
 
 @pytest.fixture

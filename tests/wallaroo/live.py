@@ -5,21 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
 
 from tests.support.child import ChildProcess
 from tests.support.python_process import start_python
 from tests.support.server import free_port
+from tests.support.tcp import PATIENCE_SECONDS
 from tests.support.wait import wait_until
 from tests.support.worker import ROOT
 
 APPLICATIONS = Path(__file__).with_name("applications")
-
-#: Longer than starting and ending a run on a busy machine.
-PATIENCE_SECONDS = 60.0
 
 
 class Run(ChildProcess):
@@ -98,50 +94,3 @@ def _processes() -> Mapping[int, tuple[int, list[str]]]:
                 command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 found[int(folder.name)] = parent, [] if "lifeline.py" in " ".join(command) else command
     return found
-
-
-class Receiver:
-    """Listens for a sink, and keeps the bytes of all connections, one after another."""
-
-    def __init__(self, port: int | None = None) -> None:
-        self.port = port or free_port()
-        self.data = bytearray()
-        self._listener: socket.socket | None = None
-
-    def __enter__(self) -> Self:
-        import threading
-
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._listener is not None
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                with connection:
-                    while data := connection.recv(65536):
-                        self.data += data
-
-    def lines(self) -> list[str]:
-        return self.data.decode().splitlines()
-
-    def wait_bytes(self, count: int) -> bytes:
-        wait_until(lambda: len(self.data) >= count, PATIENCE_SECONDS, message=f"not {count} bytes")
-        return bytes(self.data)
-
-    def wait_lines(self, count: int) -> list[str]:
-        wait_until(lambda: self.data.count(b"\n") >= count, PATIENCE_SECONDS, message=f"not {count} lines")
-        return self.lines()
-
-
-def framed(*payloads: bytes | str) -> bytes:
-    """Payloads, each preceded by its length in four bytes."""
-    each = [payload.encode() if isinstance(payload, str) else payload for payload in payloads]
-    return b"".join(struct.pack(">I", len(payload)) + payload for payload in each)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from tests.support.tcp import Receiver, framed
 from tests.support.wait import wait_until
-from tests.wallaroo.live import Receiver, Run, framed
+from tests.wallaroo.live import Run
 
 pytestmark = pytest.mark.server
 
@@ -45,7 +46,7 @@ def test_votes_are_counted_and_a_second_connection_does_not_overtake_the_first(
         # Stopped at once: everything sent is still processed and delivered.
         assert run_of_votes.end() == 0
     wanted = [*range(1, 501), *range(1500, 500_501, 1000)]
-    assert totals(bytes(receiver.data)) == dict.fromkeys(letters, wanted)
+    assert totals(receiver.data) == dict.fromkeys(letters, wanted)
 
 
 TEXT = ["The cat and the dog,", "a cat.", "", "THE END  of the day", "and the cat"]
@@ -112,7 +113,7 @@ def test_orders_are_judged_by_earlier_messages_of_the_other_input(
         connection.sendall(framed(*(struct.pack(ORDER, s.encode(), number) for number in range(10) for s in symbols)))
     assert market.end() == 0
     reported = defaultdict(list)
-    for length, symbol, number, bid, offer in struct.iter_unpack(RESULT, bytes(receiver.data)):
+    for length, symbol, number, bid, offer in struct.iter_unpack(RESULT, receiver.data):
         assert (length, bid, offer) == (24, 10.0, 11.0)
         reported[symbol.decode()].append(number)
     assert reported == {symbol: list(range(10)) for symbol in wide}
@@ -147,7 +148,7 @@ def test_an_application_of_classes_leaves_nothing_on_a_configured_server(
         connection.sendall(framed(*(vote(letter) for _ in range(200) for letter in "AbCd")))
         receiver.wait_bytes(13 * 1600)
     assert older.end() == 0
-    assert totals(bytes(receiver.data)) == {key: [n for n in range(1, 201) for _ in range(2)] for key in "abcd"}
+    assert totals(receiver.data) == {key: [n for n in range(1, 201) for _ in range(2)] for key in "abcd"}
     with redis.Redis.from_url(redis_url) as client:
         assert [key for key in client.scan_iter("*wallaroo-*") if not key.startswith(b"_kombu")] == []
 
