@@ -151,11 +151,12 @@ _POWERFUL = frozenset(
 
 
 class NotAllowed(pickle.UnpicklingError):
-    """A pickle names something that is not allowed. `allow`: the entry of PARTITIONS_STATE_MODULES that would allow it, or None if that would
+    """A pickle names something that is not allowed: `named`. `allow`: the entry of PARTITIONS_STATE_MODULES that would allow it, or None if that would
     let a forged state run any code."""
 
     def __init__(self, module: str, name: str, why: str = "which is neither plain data nor allowed") -> None:
         found = _class_in(sys.modules.get(module), name)
+        self.named = f"{module}.{name}"
         self.allow: str | None = module if found is not None else f"{module}:{name}"
         root = module.partition(".")[0]
         if root in _POWERFUL or (found is None and root in sys.stdlib_module_names):

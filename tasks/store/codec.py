@@ -333,6 +333,12 @@ class StateCodec:
         try:
             return loads(data)
         except NotAllowed as error:
+            if error.named.rpartition(".")[2] == wanted.cls.__name__:
+                raise StateError(
+                    f"state of {name!r} was written as {error.named}, which is not the class {wanted.cls.__module__}.{wanted.cls.__qualname__} here. If "
+                    f'the class has moved, declare it with @state(formerly="{error.named}"). If not, another program uses the same Redis and '
+                    "computation name: give one of them another name, PARTITIONS_GROUP or Redis database"
+                ) from error
             raise StateError(f"state of {name!r} is not unpickled: {error}") from error
         except Exception as error:
             raise StateError(f"state of {name!r} can't be unpickled: {describe(error)}") from error

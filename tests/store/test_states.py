@@ -193,6 +193,15 @@ def test_nothing_is_unpickled_from_redis_unless_its_signature_is_right(
     assert not trap.exists()
 
 
+def test_a_state_of_a_class_of_the_same_name_elsewhere_says_that_it_moved_or_that_two_programs_meet(reader: StateReader) -> None:
+    stored = pickle.dumps(Total(), 5).replace(b"tests.store.declared", b"tests_store_declared")
+    reader.client.hset(reader.names.states(str(partition_of("a", 4)), "totals"), "a", reader.codec.seal("totals", "a", stored))
+    with pytest.raises(StateError) as caught:
+        reader.get(TOTALS, "a")
+    assert 'declare it with @state(formerly="tests_store_declared.Total")' in str(caught.value)
+    assert "another program uses the same Redis and computation name" in str(caught.value)
+
+
 def test_a_signed_state_moved_to_another_key_in_redis_is_not_read(client: redis.Redis, names: Names) -> None:
     safe = StateReader(client, names, StateCodec((b"the key of this group",)), Topology(0, 1))
     put(safe, "a", total(9))
