@@ -93,7 +93,6 @@ def is_local(redis_url: str) -> bool:
 
 
 def _servers(url: str) -> list[str]:
-    """The URLs of the servers in a PARTITIONS_URL."""
     servers = parse_servers(url)
     return [servers.of(address) for address in servers.addresses]
 

@@ -115,8 +115,6 @@ class Drain(Action):
 
 
 class KeyAction(Action):
-    """Base of the actions on one key."""
-
     def key_in(self, body: OfKey) -> str:
         return self.key_of(utf8(body.key), body.base64)
 

@@ -31,7 +31,6 @@ def what_came(commit: dict[str, Any]) -> str:
 
 
 def key_body(one: dict[str, Any]) -> dict[str, Any]:
-    """The key in the body of an action."""
     return {"key": one["key_base64"], "base64": True} if "key_base64" in one else {"key": one["key"]}
 
 

@@ -40,7 +40,6 @@ class _Budget:
 
 
 def tree_of(value: Any, name: str = "") -> Node:
-    """The tree of a value."""
     return _node(value, name, MAX_DEPTH, _Budget())
 
 

@@ -21,14 +21,12 @@ import msgspec
 import redis
 
 from celery_partitions.store.commands import declare, keys_in, split
-from celery_partitions.store.names import INGRESS, Names
+from celery_partitions.store.names import Names
 from celery_partitions.store.replicas import Replicas
 from celery_partitions.store.scripts import digest_of, script
 from celery_partitions.store.servers import server_of
 from celery_partitions.store.slots import Places
 
-#: The control server as a target: it has the group's keys, those of the ingress, results and sinks.
-CONTROL = INGRESS
 #: A source with more entries, or longer ones, takes no messages until some are sent.
 MAX_ENTRIES, MAX_BYTES = 2000, 64_000_000
 #: In one call of `receive`.

@@ -150,7 +150,6 @@ class _Marking:
 
 
 def replace_decoder(config: TCPSourceConfig, decoder: Any) -> TCPSourceConfig:
-    """The same source config with another decoder."""
     named = {} if config.name is None else {"name": config.name}
     return TCPSourceConfig(host=config.host, port=config.port, decoder=decoder, parallelism=config.parallelism, **named)
 

@@ -24,11 +24,9 @@ class DecoderObject:
         return self.decoder.decode(payload)
 
     def header_length(self) -> int:
-        """The number of bytes of a header."""
         return int(self.decoder.header_length())
 
     def payload_length(self, header: bytes, /) -> int:
-        """The number of payload bytes after this header."""
         return int(self.decoder.payload_length(header))
 
 
