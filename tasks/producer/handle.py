@@ -137,12 +137,12 @@ class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
 
 
 def _called_with_a_name(decorator: Callable[P, R]) -> Callable[P, R]:
-    """Refuse the decorator without parentheses, before Python asks for the arguments that are missing."""
+    """Refuse the decorator without parentheses or without a name, before Python asks for the arguments that are missing."""
 
     @functools.wraps(decorator)
     def called(*arguments: P.args, **keywords: P.kwargs) -> R:
-        if arguments:
-            check_is_named(arguments[0], f"@{decorator.__name__}(name=…, state=…)")
+        if arguments or "name" not in keywords:
+            check_is_named(arguments[0] if arguments else None, f"@{decorator.__name__}(name=…, state=…)")
         return decorator(*arguments, **keywords)
 
     return called

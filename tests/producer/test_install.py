@@ -277,6 +277,12 @@ def test_an_option_that_a_decorator_does_not_have_is_refused(declare: Callable[[
     assert "tests.producer: new" not in declared
 
 
+def test_a_state_computation_without_a_name_is_refused_with_the_form() -> None:
+    for declare in (lambda: state_computation(state=Last, key=symbol_of), lambda: state_computation(update.__wrapped__)):  # type: ignore[call-arg,arg-type]
+        with pytest.raises(DeclarationError, match=r"needs a name.*@state_computation\(name=…, state=…\)"):
+            declare()
+
+
 def test_a_producer_may_send_by_a_former_name(app: Celery, client: redis.Redis) -> None:
     try:
         state_computation("tests.producer: new", state=Last, key=symbol_of, formerly="tests.producer: former")(update.__wrapped__)
