@@ -76,8 +76,11 @@ class StateCache:
         """Add states that `take` removed, as Redis has them now."""
         for name, table in slots.items():
             for key, slot in table.items():
-                self.young.setdefault(name, {})[key] = slot
-                self._young_bytes += _bytes_of(slot)
+                young, old = self.young.setdefault(name, {}), self._old.get(name, {})
+                # A batch with a later message of the key may have read the state meanwhile.
+                self._young_bytes += _bytes_of(slot) - (_bytes_of(young[key]) if key in young else 0)
+                self._old_bytes -= _bytes_of(old.pop(key)) if key in old else 0
+                young[key] = slot
                 self._has_unreadable = self._has_unreadable or type(slot) is Unreadable
 
     def may_hold_unreadable(self, so: bool) -> None:

@@ -69,6 +69,21 @@ def cache_with(**sizes: int) -> StateCache:
     return cache
 
 
+@pytest.mark.parametrize("limit", [0, 100], ids=["older copy", "young copy"])
+def test_a_state_that_comes_back_from_a_call_replaces_what_was_read_meanwhile(limit: int) -> None:
+    cache = cache_with(a=10)
+    ((name, table),) = cache.take(["count"], "a").items()
+    assert cache.missing(work("a")) == {"count": ["a"]}
+    cache.add({"count": {"a": Slot({}, bytes(10))}})
+    cache.trim(limit, 1_000_000)  # with 0 it moves the copy to the old generation
+    table["a"].stored = bytes(20)  # type: ignore[union-attr]
+    cache.give_back({name: table})
+    assert not cache.missing(work("a"))
+    assert cache.take(["count"], "a") == {"count": table}
+    assert cache.missing(work("a")) == {"count": ["a"]}
+    assert (cache._young_bytes, cache._old_bytes) == (0, 0)
+
+
 def test_a_batch_ends_before_its_states_would_be_too_large() -> None:
     items = work("a", "a", "b", "a", "c", "d")
     cache = cache_with(a=40, b=40)
