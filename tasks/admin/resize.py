@@ -112,11 +112,6 @@ class Resize:
 
     def begin(self, partitions: int, *, by: str) -> Topology:
         """Give the group another number of partitions. Returns when the workers know it, not when the keys have moved. Raises `SetupError`."""
-        if self.names.is_spread:
-            raise SetupError(
-                "the group's partitions are on several servers (PARTITIONS_URL), where keys cannot move while everything runs. Use `partitions export` "
-                "and `partitions import --replace`"
-            )
         topology = read_topology(self.client, self.names, self.default)
         before = topology.partitions
         if topology.former is not None:
@@ -145,6 +140,11 @@ class Resize:
                 "resize again"
             )
         assert topology.former is not None
+        if self.names.is_spread and topology.partitions < topology.former:
+            raise SetupError(
+                "on several servers (PARTITIONS_URL), a resize to fewer partitions cannot be undone. It goes on; resize again when it is finished "
+                "(`partitions resize --status`)"
+            )
         return self._begin(topology, topology.former, by, back=True)
 
     def finish(self, *, by: str, said: str) -> bool:
@@ -179,8 +179,9 @@ class Resize:
                 "started, try again"
             )
         if status == "late":
+            what = "all keys have moved" if self.names.is_spread else "keys have moved together"
             raise SetupError(
-                "keys have moved together already, so this resize cannot be undone. It goes on; resize again when it is finished "
+                f"{what} already, so this resize cannot be undone. It goes on; resize again when it is finished "
                 "(`partitions resize --status`)"
             )
         if status == "changed":

@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.2
 @click.command(short_help="Give the group another number of partitions while everything runs.")
 @click.argument("partitions", type=int, required=False)
 @click.option("--status", is_flag=True, help="Show how far a resize is.")
-@click.option("--abort", is_flag=True, help="Go back to the number before. Keys that have moved move back.")
+@click.option("--abort", is_flag=True, help="Go back to the number before. Keys that have moved move back. On several servers: only a resize to more partitions, while keys move.")
 @click.option("--finish", is_flag=True, help="End a resize whose keys have moved: no producer sends for the former number any more.")
 @click.option("--wait", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS", help="Wait for the keys to move at most this long; 0: do not wait.")
 @yes_option

@@ -308,8 +308,12 @@ def key_in_header(task: str, value: object, pipeline: str = "a pipeline") -> str
 
 def _misrouted(raw: bytes, key: str, where: int, reading: Reading) -> Misrouted:
     topology = reading.topology
-    was_here = topology.former is not None and topology.before.partition_of(key) == reading.partition
-    return Misrouted(raw, where, was_here)
+    if topology.former is None:
+        return Misrouted(raw, where)
+    former = topology.before.partition_of(key)
+    if former == reading.partition:
+        return Misrouted(raw, where, was_here=True)
+    return Misrouted(raw, former if topology.is_moving else where)  # as it would be sent
 
 
 def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading: Reading) -> Work | Misrouted:

@@ -21,6 +21,8 @@ class Topology:
     highest: int = 0
     #: Keys are on their way to other partitions.
     is_moving: bool = False
+    #: The resize undoes another one that was not finished.
+    is_back: bool = False
 
     @property
     def served(self) -> int:
@@ -32,6 +34,12 @@ class Topology:
         """During a resize: the topology of a partition that does not follow the new one yet."""
         assert self.former is not None
         return Topology(self.epoch - 1, self.former, None, self.served)
+
+    @property
+    def undone(self) -> Topology:
+        """During a resize that undoes another: the topology of that other one."""
+        assert self.former is not None
+        return Topology(self.epoch - 1, self.former, self.partitions, self.served)
 
     @property
     def of_senders(self) -> Topology:

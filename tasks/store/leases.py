@@ -118,7 +118,7 @@ def balance(
     )
     assigned = {found[at].decode(): int(found[at + 1]) for at in range(0, len(found), 2)}
     strays = 0
-    if names.is_spread:  # such a group is not resized
+    if names.is_spread:  # a resize shows one renewal later, which does no harm
         last = None if before is None else before.topology
         strays = (last or read_topology(client, names, partitions)).served
     # Read after the tokens, so that it is no older than they are, nor than what holders before followed: nothing goes back.
@@ -217,6 +217,8 @@ def _claim(
         script("rename_buckets").run_many(client, shared)
     made, superseded = _Claims(), {}
     *answers, topology = script("claim").run_many(client, calls, topology_command(names))
+    if names.is_spread:  # it came from another server, maybe before a claim: what the last holder sent by a newer topology must not be followed by what is sent by this one
+        topology = client.execute_command(*topology_command(names))
     for partition, answer in zip(assigned, answers, strict=True):
         if isinstance(answer, Exception):
             made.faults[partition] = f"Redis key {names.meta(partition)}: {answer}"

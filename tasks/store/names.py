@@ -16,7 +16,8 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
                                            edit_version: number of operators' edits so far
                                            epoch: that of the topology by which its keys are applied (absent: 0)
                                            moved: the epoch up to which its keys for other partitions have left
-                                           mark: see lua/finish_resize.lua
+                                           returned: see lua/follow_alone.lua
+                                           mark: see lua/finish_resize.lua; mark of: lua/look_at_lists.lua
                                            removed: number of messages taken from its queue and inbox since its first epoch
                                            passed_on: when it last passed on a message of a former number of partitions (ms)
                                            paused: 1 (by an operator or a policy), or the name of what paused it (an export)
@@ -84,6 +85,7 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
 {partition}:tasks                   hash   worker id → the tasks and computations that it knows, one a line
 {partition}:wanted                  hash   partition → until when (ms), and a task: its holder did not know it, and another worker did
 {partition}:epochs                  hash   worker id → epoch of the topology that it follows
+{partition}:moved                   hash   with PARTITIONS_URL: partition → the epoch up to which its keys for other partitions have arrived
 {partition}:reads                   hash   worker id → JSON: computation → highest version of its states that the worker can read
 {partition}:refused                 hash   worker id → the partitions whose states it cannot read, comma-separated (store/worker_code.py)
 {partition}:source:<name>           hash   progress of a source: number (of pushes), position, ended; its lease: owner, token, until (ms)
@@ -156,6 +158,7 @@ class Names:
     tasks = _GroupKey("tasks")
     wanted = _GroupKey("wanted")
     epochs = _GroupKey("epochs")
+    moved = _GroupKey("moved")
     reads = _GroupKey("reads")
     refused = _GroupKey("refused")
     measurements = _GroupKey("measurements")

@@ -81,6 +81,9 @@ class Outbox:
         #: What needs no outbox: the source's own partition, or the control server.
         self._at = self._places.owner(key)
         self.is_loaded = False
+        #: During a resize: an entry is sent only when all before it have arrived. 1: those of one commit go to lower partitions first, -1: to
+        #: higher ones. A key's former partition comes first then: an earlier message may have been sent there. 0: targets do not wait for each other.
+        self.order = 0
         #: Replicas of its server have everything in the list, or need not.
         self.lasts = True
         #: Everything in the list, oldest first.
@@ -142,13 +145,16 @@ class Outbox:
             return own
         if not self.is_loaded:
             raise RuntimeError(f"the outbox of {self.source!r} is used before it was read")
-        for target, some in others.items():
+        for target, some in sorted(others.items(), key=self._rank) if self.order else others.items():
             before, packed = self._tails.get(target, ""), msgspec.msgpack.encode(some)
             tail = f"{number_of(before) + 1}:{sha1(before.encode() + packed, usedforsecurity=False).hexdigest()[:16]}"
             self._packed.append(msgspec.msgpack.encode(Entry(target, before, tail, packed)))
             if keeps:
                 own.append(["HSET", self.tails_key, target, tail])
         return own + list(split(["RPUSH", self.key], self._packed)) if keeps else own
+
+    def _rank(self, one: tuple[str, object]) -> int:
+        return self.order * int(one[0]) if one[0].isdigit() else 0
 
     @property
     def is_packed(self) -> bool:
@@ -184,10 +190,21 @@ class Outbox:
     def is_empty(self) -> bool:
         return not self._listed
 
+    @property
+    def left(self) -> int:
+        """How many entries wait."""
+        return self._count
+
+    @property
+    def has_arrived(self) -> bool:
+        """Every target has everything that was sent to it."""
+        return self.is_loaded and not self._count
+
     def waiting(self) -> dict[str, list[Entry]]:
         """Target → the entries to send next, oldest first."""
         found: dict[str, list[Entry]] = {}
-        for target, entries in self._waiting.items():
+        first = self._first() if self.order else None
+        for target, entries in self._waiting.items() if first is None else [first]:
             total = 0
             for size, entry in islice(entries, ENTRIES_IN_ONE_CALL):
                 total += size
@@ -195,6 +212,21 @@ class Outbox:
                     break
                 found.setdefault(target, []).append(entry)
         return found
+
+    def _first(self) -> tuple[str, deque[tuple[int, Entry]]]:
+        """The target of the oldest entry that waits, and those of its entries that no other target's come before."""
+        target, some = "", deque[tuple[int, Entry]]()
+        for listed in self._listed:
+            entries = self._waiting[listed.target]
+            if not entries or listed.number < number_of(entries[0][1].tail):
+                continue  # it has arrived
+            if some and listed.target != target:
+                break
+            target = listed.target
+            some.append(entries[len(some)])
+            if len(some) == ENTRIES_IN_ONE_CALL:
+                break
+        return target, some
 
     def delivered(self, target: str, tail: str) -> None:
         """The target has the entries up to this tail."""

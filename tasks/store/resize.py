@@ -1,6 +1,6 @@
 """A resize in Redis: the group's topology, the keys that move between partitions, and the messages that wait until older ones have passed.
 
-All partitions of a group must be on one server, because a key moves in one script.
+On one server a key moves in one script. Between servers it moves through the partition's outbox (`resize_apart.py`).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 import redis
@@ -17,10 +17,13 @@ from celery_partitions.model.keys import key_text
 from celery_partitions.model.own_lines import key_and_computation
 from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.model.topology import Topology
+from celery_partitions.store import resize_apart
 from celery_partitions.store.dead_letters import DeadLetter, dump_dead_letter
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress, queue_lists
+from celery_partitions.store.outbox import number_of
 from celery_partitions.store.parked_keys import read_record
+from celery_partitions.store.resize_apart import Record, Refused, Removal
 from celery_partitions.store.scripts import script
 from celery_partitions.store.topology import RESIZED_LAYOUT
 
@@ -48,18 +51,19 @@ def begin_resize(
     client: redis.Redis, names: Names, topology: Topology, partitions: int, audit: Sequence[Any], *, back: bool = False
 ) -> tuple[Literal["ok", "changed", "old", "late"], str]:
     """Give the group another number of partitions. `topology`: as the caller knows it. `audit`: from `Audit.words`. `back`: it undoes a resize. Returns "ok" and the new epoch,
-    "changed" if the topology is another by now, "old" and a worker of a release that cannot follow, or "late": keys have moved to fewer partitions, which only a resize after this one undoes."""
+    "changed" if the topology is another by now, "old" and a worker of a release that cannot follow, or "late": keys have moved to fewer partitions, or, on several servers, all keys have moved,
+    which only a resize after this one undoes."""
     new = Topology(topology.epoch + 1, partitions, topology.partitions, topology.served)
     keys = [names.group_meta, names.workers, names.epochs, names.audit]
     letters = ""
-    for number in range(partitions):
+    for number in range(0 if names.is_spread else partitions):
         if sources := new.sources(number):
             takes_back = back and partitions < topology.partitions
             for one in sources if takes_back else ():
                 keys += _lists(names, str(one))
             keys += _lists(names, str(number))
             letters += "l" * len(sources) + "g" if takes_back else "f" if back else "g"
-    words = [topology.epoch, partitions, topology.partitions, max(new.served, topology.highest), RESIZED_LAYOUT, names.changed, "back" if back else "", letters, *audit, new.served]
+    words = [topology.epoch, partitions, topology.partitions, max(new.served, topology.highest), RESIZED_LAYOUT, names.changed, ("while moving" if names.is_spread else "back") if back else "", letters, *audit, new.served]
     status, *what = script("begin_resize").run(client, keys, words)
     return status.decode(), what[0].decode("utf-8", "replace") if what else ""
 
@@ -78,6 +82,8 @@ def finish_resize(
 
     Returns "moving" with a partition whose keys have not moved, "busy" with the ms since the last such message, or "passing" with a partition that
     may still have some."""
+    if names.is_spread:
+        return resize_apart.finish_resize(client, names, topology, audit, said, quiet_seconds)
     partitions = partitions_and_ingress(topology.served)
     keys = [names.group_meta, names.audit, *(key for partition in partitions for key in _lists(names, partition))]
     status, *more = script("finish_resize").run(client, keys, [topology.epoch, said, round(quiet_seconds * 1000), names.changed, *audit])
@@ -136,29 +142,53 @@ class Admitted:
     admitted: int
     waiting: int
     ready: int
-    #: Source → how many messages were taken from it so far, and how many it has.
-    sources: Mapping[int, tuple[int, int]]
+    #: On several servers only if messages wait.
+    sources: Mapping[int, Source]
+
+
+class Source(NamedTuple):
+    """How far a source of a partition is: how many messages were taken from it so far, and how many it has."""
+
+    removed: int
+    left: int
+    #: On several servers: the number of the last entry that it sent here, and of the last one that has arrived.
+    sent: int = 0
+    arrived: int = 0
 
 
 def admit(client: redis.Redis, names: Names, lease: Lease, sources: Sequence[int], count: int) -> Admitted | None:
     """Move the `count` oldest messages of a partition's queue to its inbox; all, if its sources have no message. None: the lease is gone."""
-    keys = [key for partition in (lease.partition, *map(str, sources)) for key in _lists(names, partition)]
-    answer = script("admit").run(client, keys, [lease.token, count, ADMIT_MESSAGES])
+    apart = names.is_spread and bool(sources)
+    keys = [key for partition in (lease.partition, *(() if apart else map(str, sources))) for key in _lists(names, partition)]
+    answer = script("admit").run(client, keys, [lease.token, count, ADMIT_MESSAGES, int(apart)])
     if answer[0] < 0:
         return None
     admitted, waiting, ready, *rest = answer
-    return Admitted(admitted, waiting, ready, dict(zip(sources, zip(rest[::2], rest[1::2], strict=True), strict=True)))
+    if not apart:
+        return Admitted(admitted, waiting, ready, dict(zip(sources, map(Source, rest[::2], rest[1::2]), strict=True)))
+    if not waiting:
+        return Admitted(admitted, waiting, ready, {})
+    # Read after the messages here were counted: older ones are there, or were.
+    looks = resize_apart.look_at(client, names, map(str, sources), target=lease.partition)
+    arrived = cast(list["bytes | None"], client.hmget(names.received(lease.partition), list(map(str, sources))))
+    of_source = zip(sources, looks, arrived, strict=True)
+    return Admitted(admitted, waiting, ready, {one: Source(look.removed, look.left, look.sent, number_of((tail or b"").decode())) for one, look, tail in of_source})
 
 
-def move_keys(client: redis.Redis, names: Names, lease: Lease, topology: Topology, known: Iterable[str]) -> Iterator[int]:
+def move_keys(
+    client: redis.Redis, names: Names, lease: Lease, topology: Topology, known: Iterable[str], removal: Removal | None = None
+) -> Iterator[int]:
     """Move all keys of a partition that belong elsewhere by `topology`, with what belongs to them. Yields after each script the number of states
     that moved. Raises `NotMoved`. `known`: the computations of this process; the group knows those that ever ran. It can be done again from the beginning at any point.
+    `removal`: on several servers, what writes the commits; the keys have left then, and arrive when the outbox is sent.
     """
     number = int(lease.partition)
     targets = [one for one in range(topology.partitions) if number in topology.sources(one)]
     if not targets:
         return
-    mover = _Mover(client, names, lease, topology)
+    if removal is not None and not resize_apart.follow_already(client, names, targets, topology.epoch):
+        raise NotMoved("open")
+    mover = _Mover(client, names, lease, topology, removal)
     ever = Names.computations_in(cast(list[bytes], client.hkeys(names.group_meta)))
     computations = sorted({*known, *ever})
     meta = [field.decode("utf-8", "surrogateescape") for field in cast(list[bytes], client.hkeys(names.meta(lease.partition)))]
@@ -166,6 +196,8 @@ def move_keys(client: redis.Redis, names: Names, lease: Lease, topology: Topolog
     for target in targets:
         if fields:
             mover.add(target, "raise", fields, names.meta(lease.partition), names.meta(str(target)))
+        if removal is not None and topology.is_back:
+            mover.add(target, "list", (), names.inbox(lease.partition), names.inbox(str(target)))
     mover.send()
     yield 0
     for computation in computations:
@@ -179,26 +211,32 @@ def move_keys(client: redis.Redis, names: Names, lease: Lease, topology: Topolog
 class _Mover:
     """Collects the commands for each target, and sends them."""
 
-    def __init__(self, client: redis.Redis, names: Names, lease: Lease, topology: Topology) -> None:
-        self.client, self.names, self.lease, self.topology = client, names, lease, topology
+    def __init__(self, client: redis.Redis, names: Names, lease: Lease, topology: Topology, removal: Removal | None) -> None:
+        self.client, self.names, self.lease, self.topology, self.removal = client, names, lease, topology, removal
         self.here, self.number = lease.partition, int(lease.partition)
-        self._keys: dict[int, list[Any]] = defaultdict(list)
-        self._words: dict[int, list[Any]] = defaultdict(list)
+        self._moves: dict[int, list[Record]] = defaultdict(list)
 
     def add(self, target: int, what: str, words: Sequence[Any], old: Any, new: Any) -> None:
-        self._keys[target] += old, new
-        self._words[target] += what, len(words), *words
+        self._moves[target].append(Record(what, words, old, new))
 
     def send(self) -> None:
-        for target, keys in self._keys.items():
+        moves, self._moves = self._moves, defaultdict(list)
+        if self.removal is not None:
+            try:
+                self.removal.move(moves)
+            except Refused as refusal:
+                raise NotMoved("fenced" if refusal.status == "fenced" else "changed") from None
+            return
+        for target, records in moves.items():
             is_new = "new" if target >= (self.topology.former or 0) else ""
-            first = [self.names.meta(self.here), self.names.group_meta, self.names.meta(str(target))]
-            words = [self.lease.token, self.topology.epoch, is_new, *self._words[target]]
-            status = script("move_keys").run(self.client, [*first, *keys], words).decode()
+            keys = [self.names.meta(self.here), self.names.group_meta, self.names.meta(str(target))]
+            words: list[Any] = [self.lease.token, self.topology.epoch, is_new]
+            for record in records:
+                keys += record.old, record.new
+                words += record.what, len(record.words), *record.words
+            status = script("move_keys").run(self.client, keys, words).decode()
             if status != "ok":
                 raise NotMoved(status)
-        self._keys.clear()
-        self._words.clear()
 
     def place_of(self, key: bytes) -> int:
         """The partition of a key, or of an own line. A task's line stays where it is: its messages are passed on when it ends."""

@@ -18,7 +18,7 @@ LAYOUT = 3
 RESIZED_LAYOUT = "3.1"
 _LAYOUTS = (str(LAYOUT).encode(), RESIZED_LAYOUT.encode())
 
-_FIELDS = ("layout", "partitions", "epoch", "former", "highest", "moving")
+_FIELDS = ("layout", "partitions", "epoch", "former", "highest", "moving", "back")
 
 
 def agree_on_topology(client: redis.Redis, names: Names, partitions: int) -> Topology:
@@ -72,9 +72,9 @@ def topology_of(names: Names, found: Any, default: int) -> Topology:
     """The topology in an answer to `topology_command`. Raises as `read_topology`, or the server's error if it is the answer."""
     if isinstance(found, Exception):
         raise found
-    layout, number, epoch, former, highest, moving = found
+    layout, number, epoch, former, highest, moving, back = found
     refuse_other_layout(names, layout)
-    return Topology(int(epoch or 0), int(number or default), None if former is None else int(former), int(highest or 0), moving is not None)
+    return Topology(int(epoch or 0), int(number or default), None if former is None else int(former), int(highest or 0), moving is not None, back is not None)
 
 
 def refuse_other_layout(names: Names, layout: bytes | None) -> None:

@@ -51,6 +51,19 @@ class Courier:
             owned.rest_until = self.clock() + REST_SECONDS
         return not outbox.is_full
 
+    def has_brought_all(self, owned: OwnedPartition) -> bool:
+        """Whether everything that a partition has sent has arrived, and is removed: replicas of the targets have it, if they must. Raises
+        redis-py's errors."""
+        outbox = owned.outbox
+        if outbox is None:
+            return True
+        if not outbox.is_loaded:
+            outbox.load(self.client, self.replicas)
+        self.deliver(owned, outbox)
+        if outbox.has_arrived:
+            self.trim(owned, outbox)
+        return outbox.is_loaded and outbox.is_empty
+
     def attend(self, partitions: Iterable[OwnedPartition]) -> float | None:
         """Send what waits, and remove what was sent. Returns the seconds until something is due; None: nothing waits."""
         now, waits = self.clock(), False
@@ -69,13 +82,18 @@ class Courier:
 
     def deliver(self, owned: OwnedPartition, outbox: Outbox) -> None:
         """Send a partition's entries to the targets that take them. Never raises for a server."""
+        while (left := outbox.left) and self._deliver(owned, outbox) and outbox.order and outbox.left < left:
+            pass
+
+    def _deliver(self, owned: OwnedPartition, outbox: Outbox) -> bool:
+        """Send the next entries. Returns whether the servers were asked."""
         partition, now = owned.partition, self.clock()
         entries = {target: some for target, some in outbox.waiting().items() if self._resting.get((partition, target), 0.0) <= now}
         if not entries:
-            return
+            return False
         try:
             if not self.lasts(outbox):
-                return
+                return False
             entries = {target: some for target, some in outbox.waiting().items() if target in entries}
             answers = receive(self.client, self.names, outbox.source, entries)
         except (redis.RedisError, OSError) as error:
@@ -91,6 +109,7 @@ class Courier:
                 self._faults[partition, target] = fault
             elif self._faults.pop((partition, target), None):
                 logger.warning("partition %s: what it sends to %s goes on", partition, target, extra=log_fields(partition))
+        return True
 
     def lasts(self, outbox: Outbox) -> bool:
         """Whether what the outbox holds may be sent: replicas have it, or do not answer for too long. Raises redis-py's errors."""

@@ -56,6 +56,7 @@ class Holdings:
                 owned = loop.owned_partitions[partition] = OwnedPartition(Lease(partition, token), loop.clock.monotonic)
                 if loop.courier is not None:
                     owned.outbox = Outbox.of_partition(loop.names, partition)
+                    owned.outbox.order = loop.resizing.order
         for partition, owned in loop.owned_partitions.items():
             if partition in share.with_inbox and not owned.lease.inbox:
                 owned.forget_all()  # it works on its inbox first

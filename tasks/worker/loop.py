@@ -208,9 +208,11 @@ class PartitionLoop(threading.Thread):
             raise
         except LeaseLost:
             self.holdings.lose(owned)
-        except SERVER_ERRORS:
+        except SERVER_ERRORS as error:
             owned.forget_all()
-            raise
+            if not self.names.is_spread:
+                raise
+            self.faults.of_partition(owned, error)  # partitions on other servers go on
         except Exception as error:
             self.faults.of_batch(owned, None, None, error)
         return True

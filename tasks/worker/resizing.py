@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from celery_partitions.model.topology import Topology
+from celery_partitions.store import resize_apart
 from celery_partitions.store.leases import release
-from celery_partitions.store.resize import NotMoved, Place, Status, admit, move_keys, note_progress, read_place
+from celery_partitions.store.resize import NotMoved, Place, Source, Status, admit, move_keys, note_progress, read_place
 from celery_partitions.worker.isolation import LeaseLost
 from celery_partitions.worker.owned import OwnedPartition
 
@@ -42,25 +43,39 @@ class Cohort:
     #: Source → messages, and how many were taken from it when that was last counted.
     left: dict[int, int]
     removed: dict[int, int]
+    #: Source on another server → what it has sent on when nothing was left, and what of that has arrived: numbers of entries.
+    sent: dict[int, int] = field(default_factory=dict)
+    arrived: dict[int, int] = field(default_factory=dict)
 
-    def count_down(self, sources: dict[int, tuple[int, int]]) -> bool:
+    @classmethod
+    def of(cls, count: int, sources: Mapping[int, Source]) -> Cohort:
+        cohort = cls(count, {one: found.left for one, found in sources.items()}, {one: found.removed for one, found in sources.items()})
+        cohort.count_down(sources)
+        return cohort
+
+    def count_down(self, sources: Mapping[int, Source]) -> bool:
         """Returns whether a source has got on."""
-        before = dict(self.left)
-        for source, (removed, length) in sources.items():
+        before = dict(self.left), dict(self.arrived)
+        for source, found in sources.items():
             # At most what it has: somebody may have emptied the queue.
-            self.left[source] = min(self.left[source] - (removed - self.removed[source]), length)
-            self.removed[source] = removed
-        return self.left != before
+            self.left[source] = min(self.left[source] - (found.removed - self.removed[source]), found.left)
+            self.removed[source] = found.removed
+            if self.left[source] <= 0:
+                self.sent.setdefault(source, found.sent)
+                self.arrived[source] = found.arrived
+        return (self.left, self.arrived) != before
 
     @property
     def may_pass(self) -> bool:
-        return all(left <= 0 for left in self.left.values())
+        return all(left <= 0 for left in self.left.values()) and all(self.arrived[one] >= sent for one, sent in self.sent.items())
 
 
 @dataclass(slots=True)
 class Move:
     """A partition's keys on their way. Each step returns how many states moved."""
 
+    #: Of the topology by which they move.
+    epoch: int
     steps: Iterator[int]
     began: float
     states: int = 0
@@ -72,6 +87,8 @@ class Resizing:
     def __init__(self, loop: PartitionLoop) -> None:
         self.loop = loop
         self.topology = loop.installation.group.topology
+        if loop.names.is_spread:  # what else this process sends must not follow another topology before the loop does
+            loop.installation.group.follow(self.topology, math.inf)
         self._before: Topology | None = None
         #: More partitions: the one that has stopped, so that others go on meanwhile. And when the next one may stop.
         self._stopped: str | None = None
@@ -87,8 +104,16 @@ class Resizing:
         self._stopped = None
         for owned in self.loop.owned_partitions.values():
             owned.attend_at = 0.0
+            if owned.outbox is not None:
+                owned.outbox.order = self.order
         text = "partitions: the group has %d partitions now (epoch %d)%s"
         logger.info(text, topology.partitions, topology.epoch, "" if topology.former is None else f", before {topology.former}; keys move")
+
+    @property
+    def order(self) -> int:
+        """The order of what partitions send to each other on several servers: `Outbox.order`."""
+        former = self.topology.former
+        return 0 if former is None else 1 if former < self.topology.partitions else -1
 
     def must_attend(self, owned: OwnedPartition) -> bool:
         """Whether the partition was found changed, so that its topology must be read again before anything else."""
@@ -112,6 +137,8 @@ class Resizing:
         goes on until all keys have moved."""
         if owned.number is None:
             return not self.topology.is_moving
+        if self.loop.names.is_spread and self.topology.sources(owned.number):
+            return True  # no key comes before it follows
         if self.topology.partitions < (self.topology.former or 0):
             return True
         if self._stopped is not None and self._stopped not in self.loop.owned_partitions:
@@ -134,14 +161,19 @@ class Resizing:
             if loop.calls is not None and not loop.calls.is_wound_down(owned):
                 owned.topology, owned.reading, owned.attend_at = self._before, None, now + LOOK_SECONDS
                 return False
+            if place.moved < place.epoch and owned.outbox is not None and not self._move(owned, topology.undone):
+                return True
             if not self._note(owned, "epoch", now):
                 return True
             owned.forget_all()
             if loop.calls is not None:  # its calls have ended; it begins again without them
                 self._give_up(owned)
                 return True
-        if place.moved < topology.epoch and not self._move(owned):
-            return True
+        if place.moved < topology.epoch:
+            if not self._move(owned, topology):
+                return True
+        elif topology.is_moving and loop.names.is_spread:  # the last holder may have died between the two notes
+            resize_apart.note_moved(loop.client, loop.names, owned.partition, topology)
         if self._stopped == owned.partition:
             self._stopped = None
         if not place.is_complete:
@@ -152,19 +184,27 @@ class Resizing:
         if owned.waits:  # newer code may have written what came: only a claim checks that
             self._give_up(owned)
             return True
+        if loop.names.is_spread and topology.is_back and topology.sources(owned.number) and not self._note(owned, "returned", now):
+            return True
         self._open(owned, place)
         return False
 
     def _may_go_on(self, owned: OwnedPartition, place: Place) -> bool:
         """Whether the partition may work by the topology before, while others move: nothing came or left yet, and nobody waits for it."""
         former = self.topology.former
-        if former is None or place.epoch != self.topology.epoch - 1:
+        if former is None or self.topology.is_back or place.epoch != self.topology.epoch - 1:
             return False
         return owned.number is None or (self.topology.partitions > former and owned.number < former)
 
-    def _note(self, owned: OwnedPartition, what: str, now: float) -> bool:
-        """Note in Redis how far the partition is. False: the topology is another by now, which the lease keeper will tell."""
-        return self._judge(owned, note_progress(self.loop.client, self.loop.names, owned.lease, self.topology.epoch, what), now)  # type: ignore[arg-type]
+    def _note(self, owned: OwnedPartition, what: resize_apart.Note, now: float, epoch: int | None = None) -> bool:
+        """Note in Redis how far the partition is. False: not now; the topology may be another, which the lease keeper will tell."""
+        loop, epoch = self.loop, self.topology.epoch if epoch is None else epoch
+        if loop.courier is None and what != "returned":
+            return self._judge(owned, note_progress(loop.client, loop.names, owned.lease, epoch, what), now)
+        if loop.courier is not None and not loop.courier.has_brought_all(owned):
+            owned.rest_until = now + LOOK_SECONDS
+            return False
+        return self._judge(owned, resize_apart.note_progress(loop.client, loop.names, owned.lease, self.topology, what, epoch), now)
 
     def _judge(self, owned: OwnedPartition, status: Status, now: float) -> bool:
         if status == "fenced":
@@ -175,30 +215,43 @@ class Resizing:
                 self.loop.wake_keeper()
         return status == "ok"
 
-    def _move(self, owned: OwnedPartition) -> bool:
+    def _move(self, owned: OwnedPartition, topology: Topology) -> bool:
         """Move keys for the time of one turn. Returns whether all have moved."""
         loop, clock = self.loop, self.loop.clock.monotonic
+        if loop.courier is not None and not loop.courier.may_take(owned):
+            return False
         move, owned.move = owned.move, None
-        if move is None:
-            steps = iter(()) if owned.number is None else move_keys(loop.client, loop.names, owned.lease, self.topology, loop.installation.computations)
-            move = Move(steps, clock())
-        until = clock() + MOVE_SECONDS
         try:
+            if move is None or move.epoch != topology.epoch:
+                move = Move(topology.epoch, self._steps(owned, topology), clock())
+            until = clock() + MOVE_SECONDS
             for states in move.steps:
                 move.states += states
-                if clock() > until:
-                    owned.move, owned.rest_until = move, clock() + MOVE_SECONDS / 2
+                has_room = loop.courier is None or loop.courier.may_take(owned)
+                if clock() > until or not has_room:
+                    owned.move, owned.rest_until = move, max(owned.rest_until, clock() + MOVE_SECONDS / 2)
                     return False
         except NotMoved as refusal:
             self._judge(owned, refusal.status, clock())
             return False
-        if not self._note(owned, "moved", clock()):
+        if not self._note(owned, "moved", clock(), topology.epoch):
+            owned.move = move  # it is at its end
             return False
         took = clock() - move.began
         if owned.number is not None:
             logger.info("partition %s: follows the new number of partitions; %d states moved in %.2f s", owned.partition, move.states, took)
             self._next_at = clock() + took * REST_PER_MOVE
         return True
+
+    def _steps(self, owned: OwnedPartition, topology: Topology) -> Iterator[int]:
+        """The steps in which a partition's keys move."""
+        loop, removal = self.loop, None
+        if owned.number is None:
+            return iter(())
+        if owned.outbox is not None:
+            # By a lease without inbox: what falls due meanwhile is for the queue.
+            removal = resize_apart.Removal(loop.client, loop.names, loop.store, replace(owned.lease, inbox=False), owned.outbox)
+        return move_keys(loop.client, loop.names, owned.lease, topology, loop.installation.computations, removal)
 
     def _open(self, owned: OwnedPartition, place: Place) -> None:
         """The partition works by the new topology from now on."""
@@ -232,13 +285,13 @@ class Resizing:
         answer = admit(self.loop.client, self.loop.names, owned.lease, self.topology.sources(owned.number), count)
         if answer is None:
             raise LeaseLost
-        sources = dict(answer.sources)
+        sources = answer.sources
         gets_on = answer.admitted > 0 or (cohort is None and answer.waiting > 0)
         if cohort is not None:
             cohort.count -= answer.admitted
             gets_on = cohort.count_down(sources) or gets_on
         if answer.waiting and (cohort is None or cohort.count <= 0):
-            cohort = Cohort(answer.waiting, {one: left for one, (_, left) in sources.items()}, {one: gone for one, (gone, _) in sources.items()})
+            cohort = Cohort.of(answer.waiting, sources)
         owned.cohort = cohort = cohort if answer.waiting else None
         if cohort is not None and cohort.may_pass:
             owned.admit_seconds = 0.0

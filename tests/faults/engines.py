@@ -3,7 +3,7 @@
 A worker of this module reads three variables. With `KEEP_STATES` it keeps its states when it loses a lease.
 `BROKEN_ENGINE` names one of `BREAKS`: that rule is removed from the commit script that this process sends.
 With `DIE_AT=step:before:3` SIGKILL ends the process before the third call of the method `step` of the loop, or of
-the batch reader (`after`: when that call has returned).
+the batch reader (`after`: when that call has returned). `step:before:3:resizing`: the third one during a resize.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from hashlib import sha1
 from itertools import count
 from typing import Any
 
+from celery_partitions.model.topology import Topology
+from celery_partitions.store.resize_apart import Removal
 from celery_partitions.store.scripts import script
 from celery_partitions.worker import courier
 from celery_partitions.worker.batch_reader import BatchReader
@@ -24,6 +26,7 @@ from celery_partitions.worker.holdings import Holdings
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.loop_commits import LoopCommits
 from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.resizing import Resizing
 from celery_partitions.worker.state_cache import StateCache
 from tests.fundamentals.application import app
 
@@ -84,14 +87,24 @@ def break_engine(name: str) -> None:
     commit.digest = sha1(commit.text).hexdigest()
 
 
-def die_at(method: str, moment: str, times: int) -> None:
-    owner: Any = next(one for one in (PartitionLoop, LoopCommits, Holdings, BatchReader) if hasattr(one, method))
+def die_at(method: str, moment: str, times: int, when: str = "") -> None:
+    owners = (PartitionLoop, LoopCommits, Holdings, BatchReader, Resizing, Courier, Removal)
+    owner: Any = next(one for one in owners if hasattr(one, method))
+    resizes: list[Resizing] = []
+    follow = Resizing.follow
+
+    def note(self: Resizing, topology: Topology) -> None:
+        resizes[:] = [self]
+        follow(self, topology)
+
+    Resizing.follow = note  # type: ignore[method-assign]
     sound = getattr(owner, method)
     calls = count(1)
 
     @wraps(sound)
     def deadly(*args: Any, **kwargs: Any) -> Any:
-        last = next(calls) == times
+        is_time = not when or any(one.topology.former is not None for one in resizes)
+        last = is_time and next(calls) == times
         if last and moment == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         answer = sound(*args, **kwargs)
@@ -136,5 +149,5 @@ if os.environ.get("KEEP_STATES"):
 if _name := os.environ.get("BROKEN_ENGINE"):
     break_engine(_name)
 if _place := os.environ.get("DIE_AT"):
-    _method, _moment, _times = _place.split(":")
-    die_at(_method, _moment, int(_times))
+    _method, _moment, _times, *_when = _place.split(":")
+    die_at(_method, _moment, int(_times), *_when)

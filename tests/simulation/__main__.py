@@ -24,19 +24,21 @@ def main() -> int:
     parser.add_argument("--engine", help="an engine that is broken on purpose, by its name in tests.simulation.engines")
     parser.add_argument("--focus", choices=ACTIONS, help="what is to happen more than all else")
     parser.add_argument("--resizes", action="store_true", help="operators also resize the group")
+    parser.add_argument("--apart", action="store_true", help="no script sees two partitions, as on several servers")
     asked = parser.parse_args()
     edits = broken(asked.engine) if asked.engine else {}
+    more = {"resizes": asked.resizes, "apart": asked.apart}
     if asked.seed is not None:
-        return show(asked.seed, edits, asked.focus, resizes=asked.resizes)
+        return show(asked.seed, edits, asked.focus, **more)
     first = random.randrange(10**9) if asked.first is None else asked.first
-    return search(range(first, first + asked.schedules), edits, asked.focus, resizes=asked.resizes)
+    return search(range(first, first + asked.schedules), edits, asked.focus, **more)
 
 
-def show(seed: int, edits: dict[str, str], focus: str | None, *, resizes: bool) -> int:
+def show(seed: int, edits: dict[str, str], focus: str | None, **more: bool) -> int:
     """Run one schedule and print its trace."""
     trace: list[str] = []
     try:
-        report = run(seed, edits, trace, focus, resizes=resizes)
+        report = run(seed, edits, trace, focus, **more)
     except AssertionError as error:
         verdict, broke = f"{type(error).__name__}: {error}", True
     else:
@@ -45,15 +47,15 @@ def show(seed: int, edits: dict[str, str], focus: str | None, *, resizes: bool) 
     return int(broke)
 
 
-def search(seeds: range, edits: dict[str, str], focus: str | None, *, resizes: bool) -> int:
+def search(seeds: range, edits: dict[str, str], focus: str | None, **more: bool) -> int:
     """Run many schedules. Stop at the first that breaks a promise, and print its trace."""
     began, faults, applied = time.perf_counter(), Counter[str](), 0
     print(f"seeds {seeds.start} to {seeds.stop - 1}")
     for seed in seeds:
         try:
-            report = run(seed, edits, focus=focus, resizes=resizes)
+            report = run(seed, edits, focus=focus, **more)
         except AssertionError:
-            return show(seed, edits, focus, resizes=resizes)
+            return show(seed, edits, focus, **more)
         faults.update(report.faults)
         applied += report.applied
     print(f"{len(seeds)} schedules, {applied} messages applied, in {time.perf_counter() - began:.1f} s")

@@ -38,7 +38,7 @@ BREAKS: Mapping[str, Mapping[str, str]] = {
 
 #: The same for schedules with resizes.
 RESIZE_BREAKS: Mapping[str, Mapping[str, str]] = {
-    "a message does not wait for older ones": {"if all == 0 then may = most end": "may = most"},
+    "a message does not wait for older ones": {"if all == 0 and ARGV[4] ~= '1' then may = most end": "may = most"},
     "messages that were in the queue before a resize do not wait": {"if ARGV[7] == '' then": "if false then"},
     "what was sent before an abort waits": {"for _, from in ipairs(older) do move": "for _, from in ipairs({}) do move"},
     "the holder keeps its token when a resize begins": {"'HINCRBY', KEYS[i], 'token', 1": "'HGET', KEYS[i], 'token'"},

@@ -11,7 +11,7 @@ from celery_partitions.admin.pause import pause, resume
 from celery_partitions.admin.resize import Resize
 from celery_partitions.admin.state_editor import StateEditor
 from celery_partitions.model.errors import SetupError
-from celery_partitions.store.names import INGRESS, PRIORITY_SUFFIXES
+from celery_partitions.store.names import INGRESS
 from tests.simulation.application import PLAIN_TASK, raw_deed, raw_message
 from tests.simulation.flow import SOURCE, number_of
 from tests.simulation.judge import Place
@@ -71,7 +71,7 @@ class Producers(Scene):
     def maybe_switch(self, key: str) -> None:
         """The producer of a key may learn of a resize, at any time. One that sends to a wrong partition never does."""
         if self.resizes and self.keys.index(key) % 6 != 3 and self.random.random() < 0.3:
-            topology = self.topology()
+            topology = self.of_senders()
             if topology.epoch >= (0 if (known := self.known.get(key)) is None else known.epoch):
                 self.known[key] = topology
 
@@ -85,7 +85,7 @@ class Producers(Scene):
             case 3:
                 return self.names.queue(str((int(right) + 1) % self.settings.partitions))  # it never switches
             case 5:
-                return queue + PRIORITY_SUFFIXES[0]
+                return self.names.priority_lists(right)[0]
             case _:
                 return queue
 
@@ -151,7 +151,7 @@ class Operators(Producers):
         topology = self.topology()
         for key in self.keys:
             if self.keys.index(key) % 6 != 3:
-                self.known[key] = topology
+                self.known[key] = self.of_senders()
         self._resize("finish", lambda resize: resize.finish(by="me", said=f"epoch {topology.epoch}"))
 
     def _resize(self, what: str, do: Callable[[Resize], object]) -> None:

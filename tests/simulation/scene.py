@@ -11,6 +11,7 @@ from celery import Celery
 from celery_partitions.admin.resize import read_progress
 from celery_partitions.model.topology import Topology
 from celery_partitions.runtime.installation import Installation
+from celery_partitions.store.slots import Places
 from celery_partitions.store.topology import read_topology
 from celery_partitions_config.settings import Settings
 from tests.simulation import calls
@@ -31,7 +32,7 @@ _app = Celery("simulation", set_as_current=False)
 class Scene:
     """A group whose size, settings and rates depend on the seed."""
 
-    def __init__(self, world: World, server: Server, seed: object = 0) -> None:
+    def __init__(self, world: World, server: Server, seed: object = 0, *, apart: bool = False) -> None:
         self.world, self.server, self.random = world, server, world.random
         pick = self.random.choice
         self.settings = Settings(
@@ -48,6 +49,8 @@ class Scene:
             mailbox_messages=pick((2, 10_000, 10_000)),
             max_worker_crashes=pick((0, 1, 3)),
             deploy_wait_seconds=0.0,
+            partitions_url="redis://one:1,two:2" if apart else "",
+            wait_replicas=0,
         )
         self.deduplicates = pick((False, True))
         computations = {
@@ -85,6 +88,7 @@ class Scene:
         self.install = lambda: Installation(_app, self.settings, computations_and_stages, by_default=False)
         self.installation = self.install()
         self.names = self.installation.group.names
+        server.places = Places(self.names.root) if apart else None
         stages = {name: self.installation.computations[name] for name in ("first", "next", "last")}
         self.judge = Judge(server, self.names, self.installation.group.codec, {**computations, **stages})
         self.group, self.computations = self.installation.group, self.installation.computations
@@ -139,6 +143,10 @@ class Scene:
         """The partition of a key, as its producer knows it."""
         topology = self.known.get(key)
         return str(crc32(key.encode()) % (self.settings.partitions if topology is None else topology.partitions))
+
+    def of_senders(self) -> Topology:
+        """The topology by which a producer may send that learns of it now. On one server it need not wait until the keys have moved."""
+        return self.topology().of_senders if self.names.is_spread else self.topology()
 
     @property
     def is_moving(self) -> bool:

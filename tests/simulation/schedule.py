@@ -81,17 +81,18 @@ def run(
     focus: str | None = None,
     *,
     resizes: bool = False,
+    apart: bool = False,
 ) -> Report:
     """Run one schedule to its end. `edits`: replacements in the engine's scripts. `trace`: a list that gets the events. `focus`:
     the one of `ACTIONS` that happens as often as all others, with many lost answers. `resizes`: operators resize the group, and producers
-    learn of it at random moments."""
+    learn of it at random moments. `apart`: a script that sees two partitions is refused, as on several servers."""
     server = Server(edits or {})
     collects = gc.isenabled()
     gc.disable()  # saves a sixth of the time
     try:
         with World(seed, server) as world:
             world.trace = trace
-            return Schedule(world, server, focus, seed, resizes=resizes).run()
+            return Schedule(world, server, focus, seed, resizes=resizes, apart=apart).run()
     finally:
         if collects:
             gc.enable()
@@ -100,14 +101,18 @@ def run(
 class Schedule(Faults):
     """The storm, the calm after it, and the checks."""
 
-    def __init__(self, world: World, server: Server, focus: str | None = None, seed: object = 0, *, resizes: bool = False) -> None:
-        super().__init__(world, server, seed)
+    def __init__(
+        self, world: World, server: Server, focus: str | None = None, seed: object = 0, *, resizes: bool = False, apart: bool = False
+    ) -> None:
+        super().__init__(world, server, seed, apart=apart)
         self.errors = EngineErrors(world)
         self.resizes, self.weights = resizes, dict(ACTIONS)
         if resizes:
             self.weights |= RESIZES
             self.fault_rate, self.send_rate = max(self.fault_rate, 0.05), max(self.send_rate, 0.05)
             self.storm_steps = 3 * STORM_STEPS
+        if apart:  # one server that loses data is `tests/cluster/test_replicas.py`
+            self.weights["lose"] = 0
         if focus is not None:
             self.weights[focus], self.fault_rate, self.loss_rate = sum(ACTIONS.values()), 0.05 if focus == "send_burst" else 0.2, 0.05
         world.delivered = self.delivered  # type: ignore[method-assign]

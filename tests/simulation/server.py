@@ -9,6 +9,8 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
+from celery_partitions.store.names import INGRESS
+from celery_partitions.store.slots import Places
 from celery_partitions.testing.keyspace import Keyspace, Status, Words
 from celery_partitions.testing.lua import run_script
 
@@ -44,6 +46,8 @@ class Server:
         self.keyspace.publish = self.publish
         self.sessions: list[Session] = []
         self.scripts: dict[bytes, bytes] = {}
+        #: Where partitions are on several servers: which one has a key. A script must see one only.
+        self.places: Places | None = None
         #: Its clock minus the world's.
         self.clock_offset = 0.0
         #: Every executed request, in order: time, words and answer. None: not recorded.
@@ -110,8 +114,14 @@ class Server:
     def run(self, text: bytes, words: Words) -> Any:
         for sound, broken in self.edits.items():
             text = text.replace(sound, broken)
-        keys = int(words[2])
-        return run_script(self.keyspace, text, words[3 : 3 + keys], words[3 + keys :])
+        count = int(words[2])
+        keys, arguments = words[3 : 3 + count], words[3 + count :]
+        if self.places is not None:
+            if self.places.owner(keys[0]) == INGRESS:  # a partition's queue on the control server is another list
+                keys = [b"stray " + key if key.startswith(b"partition.") else key for key in keys]
+            if len({self.places.owner(key) for key in keys}) > 1:
+                return ResponseError(f"CROSSSLOT {keys!r:.300}")
+        return run_script(self.keyspace, text, keys, arguments)
 
     def peek(self, words: Words, session: Session) -> Any:
         answer = self.keyspace.call([b"LMOVE", *words[1:5]])

@@ -111,7 +111,7 @@ def test_messages_are_admitted_once_older_ones_have_passed(client: redis.Redis, 
     client.lpush(names.queue("0"), "older")
     assert admit(client, names, Lease("1", 6), (0,), 0) is None
     found = admit(client, names, mine, (0,), 0)
-    assert found is not None and (found.admitted, found.waiting, found.ready, found.sources) == (0, 3, 0, {0: (0, 1)})
+    assert found is not None and (found.admitted, found.waiting, found.ready, found.sources) == (0, 3, 0, {0: (0, 1, 0, 0)})
     found = admit(client, names, mine, (0,), 2)
     assert found is not None and (found.admitted, found.waiting, found.ready) == (2, 1, 2)
     client.delete(names.queue("0"))

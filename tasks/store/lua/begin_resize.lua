@@ -4,7 +4,7 @@
 --       5… for some partitions: meta (hash), queue (list), inbox (list), the priority lists of the queue
 -- ARGV  1 epoch of the topology that the caller knows  2 the new number of partitions  3 the number until now  4 the highest number ever
 --       5 layout of a group that was resized  6 channel `changed`
---       7 "back" if it undoes a resize that is not finished, else ""
+--       7 "back" if it undoes a resize that is not finished, else ""; "while moving": the same, unless all keys have moved
 --       8 for each partition in KEYS a letter: "g" it gets keys. If the resize undoes another: "l" before a "g": this one loses its keys to it;
 --         "f" instead of "g": it had lost its keys, and gets them back
 --       9 number of audit records to keep, approximately  10 who  11 what  12 details (JSON)  13 how many partitions must move their keys
@@ -14,6 +14,7 @@
 -- that are there already: a misrouted one among them may follow an older one of its key that was forwarded to its former partition. What an earlier
 -- resize has left in the inbox goes back to the front of the queue. The holder gets a new token: until it knows the new topology, it must not take a
 -- message from the queue.
+-- Where partitions are on several servers, KEYS has none: they follow one after another (tasks/store/resize_apart.py).
 -- If a resize is undone, what was passed on is older than what was not, and both are older than what the sources have of these keys. So they go
 -- into the inbox, where the partition works on them first.
 
@@ -25,6 +26,9 @@ end
 local found = redis.call('HGET', KEYS[1], 'epoch') or '0'
 if found ~= ARGV[1] then
   return { 'changed', found }
+end
+if ARGV[7] == 'while moving' and redis.call('HEXISTS', KEYS[1], 'moving') == 0 then
+  return { 'late' }
 end
 local now = now_in_ms()
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], now, '+inf')) do

@@ -121,7 +121,7 @@ if status == 'ok' and writes then
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     local command = ARGV[i + 1]
-    if command == 'RPUSH' then removed = removed - words + 2 end
+    if command == 'RPUSH' and string.sub(ARGV[i + 2], -7) ~= ':outbox' then removed = removed - words + 2 end
     if command == 'REPLY' then
       store_result(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
     elseif command == 'SHORTEN' then

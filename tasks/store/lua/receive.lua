@@ -2,7 +2,9 @@
 --
 -- KEYS  1 received (hash)  2… the keys of the commands
 -- ARGV  1 source  2… entries, oldest first, each: tail of the entry before it, its own tail, number of words that follow, commands as in
---       ARGV of `commit` (tasks/store/outbox.py: a tail is <number>:<digest>)
+--       ARGV of `commit` (tasks/store/outbox.py: a tail is <number>:<digest>). Also:
+--         RAISE key field value       set a field of a hash, unless it has a higher number, or no number
+--         LIVE key ms                 let a key live for at least so long
 -- Returns {status, tail, key}
 --   status  "ok"         all entries are applied, now or before
 --           "gap"        an entry is missing between the last one applied and the first of these; those are not applied
@@ -12,7 +14,8 @@
 
 -- include result
 
-local type_of = { LPUSH = 'list', RPUSH = 'list', HSET = 'hash', ZADD = 'zset', XADD = 'stream' }
+local type_of = { LPUSH = 'list', RPUSH = 'list', HSET = 'hash', RAISE = 'hash', ZADD = 'zset', SADD = 'set', XADD = 'stream' }
+local is_own = { REPLY = true, RAISE = true, LIVE = true }
 
 local function number(tail) return tonumber(string.match(tail, '^%d+')) or 0 end
 
@@ -40,7 +43,7 @@ while i <= #ARGV do
         if found ~= wanted then return { 'wrongtype', last, key } end
         becomes[key] = wanted
       end
-      if redis.acl_check_cmd and command ~= 'REPLY' and not redis.acl_check_cmd(unpack(ARGV, at + 1, at + math.min(words, 5))) then
+      if redis.acl_check_cmd and not is_own[command] and not redis.acl_check_cmd(unpack(ARGV, at + 1, at + math.min(words, 5))) then
         return { 'wrongtype', last, key }
       end
       at = at + words + 1
@@ -52,6 +55,12 @@ while i <= #ARGV do
       local words, command = tonumber(ARGV[at]), ARGV[at + 1]
       if command == 'REPLY' then
         store_result(ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+      elseif command == 'RAISE' then
+        local there, new = redis.call('HGET', ARGV[at + 2], ARGV[at + 3]), tonumber(ARGV[at + 4])
+        local old = tonumber(there or '')
+        if not there or not new or (old and old < new) then redis.call('HSET', ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]) end
+      elseif command == 'LIVE' then
+        redis.call('PEXPIRE', ARGV[at + 2], math.max(tonumber(ARGV[at + 3]), redis.call('PTTL', ARGV[at + 2]), 1))
       else
         redis.call(unpack(ARGV, at + 1, at + words))
       end
