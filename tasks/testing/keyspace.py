@@ -209,10 +209,9 @@ class Keyspace:
     def do_hincrby(self, key: bytes, field: bytes, by: bytes) -> int:
         found = (self.find(key, dict) or {}).get(field, b"0")
         try:
-            value = int(found)
+            value = int(found) + int(by)
         except ValueError:
             raise ResponseError("hash value is not an integer") from None
-        value += int(by)
         self.make(key, dict)[field] = b"%d" % value
         return value
 
@@ -234,6 +233,10 @@ class Keyspace:
 
     def do_xlen(self, key: bytes) -> int:
         return len(self.find(key, Stream) or ())
+
+    def do_xdel(self, key: bytes, *ids: bytes) -> int:
+        held = self.find(key, Stream) or Stream()
+        return sum(held.remove(entry) is None for entry in list(held) if entry[0] in ids)
 
     # Lists.
 
