@@ -92,6 +92,11 @@ def test_keys_are_on_their_way_until_each_partition_has_moved_its_own(client: re
     assert finish_resize(client, names, grown, said="x") == ("passing", 0)  # producers do not know it yet
     assert begin_resize(client, names, grown, 1, AUDIT, back=True)[0] == "ok"
     assert not read_topology(client, names, 1).is_moving  # who has changed to the other number must not go back
+    back = read_topology(client, names, 1)
+    for partition in ("0", "1", "ingress"):
+        client.hset(names.meta(partition), mapping={"epoch": 2, "moved": 2})
+    assert finish_resize(client, names, back, said="y", quiet_seconds=60) == ("passing", 0)  # nor do they know this one yet
+    assert finish_resize(client, names, back, said="y", quiet_seconds=0) == ("ok", 0)
 
 
 def test_progress_is_noted_once_and_by_the_holder_only(client: redis.Redis, names: Names, grown: Topology) -> None:

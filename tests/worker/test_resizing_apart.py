@@ -35,10 +35,10 @@ def test_an_empty_source_lets_pass_only_what_has_arrived() -> None:
 
 def test_everything_has_been_brought_once_it_has_arrived_and_is_removed(client: redis.Redis) -> None:
     client.hset(NAMES.meta("0"), "token", 7)
-    owned = OwnedPartition(Lease("0", 7))
-    owned.outbox = outbox = Outbox.of_partition(NAMES, "0")
     clock = [0.0]
-    courier = Courier(client, NAMES, clock=lambda: clock[0])
+    owned = OwnedPartition(Lease("0", 7), lambda: clock[0])
+    owned.outbox = outbox = Outbox.of_partition(NAMES, "0")
+    courier = Courier(client, NAMES, None, lambda: clock[0])
     assert courier.has_brought_all(owned)
     for command in outbox.pack([["LPUSH", NAMES.queue("1"), "message"]]):
         client.execute_command(*command)

@@ -7,11 +7,12 @@
 -- the former number was passed on, or the resize began, so long ago; or {"passing", n}: the n-th partition may still have such messages.
 -- When nothing else is in the way, each partition's messages are counted (`mark`). Once that number was taken, all that is left is younger.
 
-local found = redis.call('HMGET', KEYS[1], 'epoch', 'former', 'resized', 'mark', 'settled')
+local found = redis.call('HMGET', KEYS[1], 'epoch', 'former', 'resized', 'mark', 'settled', 'back')
 if found[1] ~= ARGV[1] or not found[2] then
   return { 'changed' }
 end
-local settled = tonumber(found[5] or '0')
+-- Of a resize that undoes another: since it began, because producers may have known the other number until then.
+local settled = tonumber(found[5] or (found[6] and found[3]) or '0')
 local last = math.max(tonumber(found[3] or '0'), settled)
 for i = 3, #KEYS, 6 do
   local meta = redis.call('HMGET', KEYS[i], 'moved', 'passed_on')
