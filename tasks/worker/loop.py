@@ -25,7 +25,7 @@ from celery_partitions.worker.batch import Batch
 from celery_partitions.worker.batch_reader import BatchReader
 from celery_partitions.worker.call_turns import CallTurns
 from celery_partitions.worker.courier import Courier
-from celery_partitions.worker.due_turns import FEW_DUE, DueTurns
+from celery_partitions.worker.due_turns import DueTurns
 from celery_partitions.worker.foreign_consumers import ForeignConsumers
 from celery_partitions.worker.holdings import Holdings
 from celery_partitions.worker.isolation import LeaseLost, alone
@@ -234,15 +234,15 @@ class PartitionLoop(threading.Thread):
             return self.reader.retries(owned, self.holdings.share.known_elsewhere)
         if owned.calls is not None and owned.calls.open is not None:
             return None
-        if delayed_is_due and (self.due_turns.put_off(owned) or not self.peek(owned) or owned.state is not State.KNOWN or self.resizing.must_attend(owned)):
+        if delayed_is_due and (self.due_turns.put_off(owned) or not self.peek(owned, for_due=True) or owned.state is not State.KNOWN or self.resizing.must_attend(owned)):
             return None
         if owned.calls is not None and self.calls is not None:
             return self.calls.in_flight.next_batch(owned)
         return Batch(owned.messages) if owned.messages else None
 
-    def peek(self, owned: OwnedPartition) -> bool:
+    def peek(self, owned: OwnedPartition, *, for_due: bool = False) -> bool:
         """Read the head of the queue. Memory is discarded unless the partition is as this worker's last commit left it."""
-        self.store.max_due = self.due_turns.limit(owned) or FEW_DUE  # else it might peek again and again
+        self.store.max_due = self.due_turns.limit(owned, is_group=for_due)
         reply = self.store.peek(owned.lease)
         if reply.status == "ok" and not owned.is_where_it_was(reply):
             owned.forget_all()
@@ -279,6 +279,11 @@ class PartitionLoop(threading.Thread):
         if self.faults.is_on:
             self.reconnect()
         idle, seconds = idle_partitions(self.owned_partitions.values(), self.clock.monotonic())
+        if self.due_turns.holds:  # others had their turns: a last look for more of them
+            self.listen(idle, 0.0)
+            if not any(owned.is_ready() for owned in self.owned_partitions.values()):
+                self.due_turns.go_on()
+            return
         if self.peer is not None and any(owned.number is not None for owned in idle):
             self.peer.prepare()
         due_in = self.observer.flush_if_due(), None if self.courier is None else self.courier.attend(self.owned_partitions.values())

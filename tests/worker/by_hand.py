@@ -36,6 +36,9 @@ class LoopByHand(PartitionLoop):
         for turn in range(limit):
             owned = self.next_partition()
             if owned is None and self.commits.pending is None:
+                if self.due_turns.holds:
+                    self.due_turns.go_on()
+                    continue
                 return turn
             if owned is not None:
                 self.work(owned)

@@ -156,16 +156,18 @@ local next_due = -1
 local first = redis.pcall('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if first[1] then
   if tonumber(first[2]) <= now then
-    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, max_due)) do
-      local raw
-      if string.byte(entry) == 64 then  -- "@"
-        raw = firing(entry, redis.call('ZSCORE', KEYS[3], entry))
-      else
-        raw = string.sub(entry, string.find(entry, ':', 1, true) + 1)
+    local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, max_due, 'WITHSCORES')
+    for from = 1, #due, 1000 do
+      local entries, raws = {}, {}
+      for i = from, math.min(from + 999, #due), 2 do
+        local entry = due[i]
+        entries[#entries + 1] = entry
+        raws[#raws + 1] = string.byte(entry) == 64 and firing(entry, due[i + 1])  -- "@"
+          or string.sub(entry, string.find(entry, ':', 1, true) + 1)
       end
       -- The removal comes first, because a full server refuses a script if its first write needs memory.
-      redis.call('ZREM', KEYS[3], entry)
-      redis.call('LPUSH', queue, raw)
+      redis.call('ZREM', KEYS[3], unpack(entries))
+      redis.call('LPUSH', queue, unpack(raws))
     end
     first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
   end

@@ -46,12 +46,13 @@ def main() -> None:
             found = sorted(alarm.state(f"S{number}").price for number in range(options.keys))
             print(json.dumps({"p99": found[len(found) * 99 // 100]}))
         case "call":
-            seconds = []
+            seconds, started_at = [], time.monotonic()
             for message in trades(options.count, options.keys):
                 began = time.monotonic()
                 asked.delay(message).get(timeout=60)
                 seconds.append(time.monotonic() - began)
-            print(json.dumps({"p99": sorted(seconds)[len(seconds) * 99 // 100]}))
+            p50, p99 = (sorted(seconds)[len(seconds) * percent // 100] for percent in (50, 99))
+            print(json.dumps({"p50": p50, "p99": p99, "started_at": started_at, "ended_at": time.monotonic()}))
         case "check":
             expected = folded(options.count, options.keys)
             wrong = [key for key, price in expected.items() if computation.state(key).price != price]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +27,7 @@ CALLS = 300
 
 def measure(bench: Bench) -> list[Row]:
     count = bench.size.due
-    live: dict[str, list[float]] = {"beside": [], "alone": []}
+    meanwhile: list[float] = []
 
     def fired() -> float:
         bench.clear()
@@ -43,22 +44,24 @@ def measure(bench: Bench) -> list[Row]:
         with started(bench) as worker:
             return bench.watch(partition_queues(PARTITIONS), [worker]).rate()
 
+    def call() -> Any:
+        return bench.run("partitioned_client.py", "call", "--count", CALLS, "--keys", 10, PARTITIONS=PARTITIONS)
+
     def beside() -> float:
         bench.clear()
         set_timers(bench, count, spread=0)
-        with started(bench) as worker:
-            found = bench.run("partitioned_client.py", "call", "--count", CALLS, "--keys", 10, PARTITIONS=PARTITIONS)
-            watch_due(bench, worker)
-        return kept("beside", found)
+        with started(bench) as worker, ThreadPoolExecutor(1) as thread:
+            calls = thread.submit(call)
+            drain = watch_due(bench, worker)
+            found = calls.result()
+        looks = [look for look in drain.looks if found["started_at"] <= look[0] <= found["ended_at"]]
+        meanwhile.append((looks[0][1] - looks[-1][1]) / (looks[-1][0] - looks[0][0]))
+        return 1000 * float(found["p99"])
 
     def alone() -> float:
         bench.clear()
         with started(bench):
-            return kept("alone", bench.run("partitioned_client.py", "call", "--count", CALLS, "--keys", 10, PARTITIONS=PARTITIONS))
-
-    def kept(name: str, found: Any) -> float:
-        live[name].append(1000 * float(found["p99"]))
-        return live[name][-1]
+            return 1000 * float(call()["p99"])
 
     def late() -> float:
         bench.clear()
@@ -89,6 +92,15 @@ def measure(bench: Bench) -> list[Row]:
             target=Target("at most", 2.0, "×"),
             note=f"{CALLS} calls of `delay(…).get()`, one after the other.",
             samples={name: taken[name] for name in ("beside", "alone")},
+        ),
+        Row(
+            measure="timers handled per second while these calls come",
+            unit="timers/s",
+            ours=Samples(meanwhile).median,
+            against="messages of as many keys, without calls",
+            theirs=theirs,
+            note="Between the first and the last call.",
+            samples={"meanwhile": Samples(meanwhile), "messages": taken["messages"]},
         ),
         Row(
             measure="lateness of a timer, idle worker, p99",
