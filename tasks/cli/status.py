@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from celery_partitions.admin.numbers import counted
 from celery_partitions.admin.workers import read_workers
 from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import print_facts, print_json, print_table, prints_facts
@@ -37,6 +38,8 @@ def status(context: click.Context, as_json: bool) -> None:
             for r in rows
         ],
     )
+    if waiting := sum(r.parked + r.running for r in rows):
+        click.echo(f"{counted(waiting, 'key')} parked or running: their later messages wait in mailboxes, not in the queue. `partitions parked list` counts them.")
     if any(r.owner is None and r.refused_to for r in rows):
         click.echo("Some partitions have no owner, because newer code wrote their states. `partitions versions` shows what the deploy waits for.")
 

@@ -44,6 +44,12 @@ def test_the_table_has_a_line_for_each_queue_and_every_field_for_people(run: Run
     assert [line.split()[0] for line in lines] == [f"partition.{number}" for number in range(4)] + ["partition"]
 
 
+def test_messages_in_mailboxes_are_not_forgotten(run: Run, client: redis.Redis) -> None:
+    assert "mailbox" not in run("status").stdout
+    client.hset("{partition.1}:parked", mapping={"a": "{}", "b": "{}"})
+    assert run("status").stdout.splitlines()[-1].startswith("2 keys parked or running: their later messages wait in mailboxes")
+
+
 def test_another_n_is_refused_with_both_numbers(refused: Refused, client: redis.Redis) -> None:
     client.hset("{partition}:group", "partitions", 6)
     refused("status", says=["has 6 partitions", "PARTITIONS=4"])
