@@ -117,13 +117,6 @@ def test_an_export_of_a_cluster_goes_into_one_server_and_back(
         assert {row.server for row in current_group().status()} == {"", *(f"{server.host}:{server.port}" for server in cluster.primaries)}
 
 
-def test_resize_is_refused(shared: LiveGroup, run: Run) -> None:
-    result = run("resize", "12", "--yes")
-    assert result.exit_code == 1
-    assert "PARTITIONS_URL" in result.stderr
-    assert shared.group.topology.partitions == 6
-
-
 def test_doctor_and_the_overview(shared: LiveGroup, run: Run) -> None:
     report = run("doctor", "--json")
     checks = json.loads(report.stdout)

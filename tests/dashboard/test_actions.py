@@ -92,7 +92,7 @@ def test_merging_with_an_unreadable_state_is_refused(served: Served, filled: Fil
     merging = {**body, "preview": preview, "digest": digest}
     answer = served.post("/api/partitions/key/state", merging)
     assert answer.status == 409
-    assert "cannot keep its fields" in answer.json["error"] and "format byte 09" in answer.json["error"]
+    assert "cannot keep its fields" in answer.json["error"] and "the byte 0x09" in answer.json["error"]
     assert filled.client.hget(filled.names.states(filled.partition("a"), pay.name), "a") == b"\x09nonsense"
     assert filled.who() == []
 

@@ -135,9 +135,9 @@ def test_the_server_refuses_a_worker_that_starts(own_server: RedisServer, make_l
     live = make_live(own_server.url(), PARTITIONS_BEAT=1)
     traffic = Traffic(live)
     traffic.send(100)
-    own_server.client().execute_command("ACL", "SETUSER", "default", "-hsetnx")
+    own_server.client().execute_command("ACL", "SETUSER", "default", "-hset")
     worker = live.start_worker()
     wait_until(lambda: "cannot use Redis yet" in worker.log() or not worker.running, timeout=60)
-    own_server.client().execute_command("ACL", "SETUSER", "default", "+hsetnx")
+    own_server.client().execute_command("ACL", "SETUSER", "default", "+hset")
     traffic.check()
     assert worker.running
