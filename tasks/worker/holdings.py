@@ -6,9 +6,12 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
+import redis
+
+from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.outbox import Outbox
-from celery_partitions.worker.isolation import withdraw_crash
+from celery_partitions.worker.isolation import Withdrawal
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_state import Event
 
@@ -27,12 +30,15 @@ class Holdings:
         self.share = self._followed = Share({}, (), None)
         #: Partitions and tokens that were closed: a share that still names them is older.
         self.gone: set[tuple[str, int]] = set()
+        #: What could not be taken back, because the server did not answer.
+        self._withdrawals: list[Withdrawal] = []
 
     def take_up_share(self) -> None:
         """Open partitions with new leases, close lost ones, and release those beyond the share."""
         loop, share = self.loop, self.share
         if share is self._followed:
             return
+        self._withdraw()  # the lease keeper's new share came from the server: it answers again
         loop.commits.settle()
         if share.topology is not None:
             loop.resizing.follow(share.topology)
@@ -88,7 +94,22 @@ class Holdings:
         self.loop.wake_keeper()
 
     def withdraw_crash(self, owned: OwnedPartition) -> None:
-        """The lease is lost, but this worker is alive: no message has killed it."""
+        """The lease is lost, but this worker is alive: no message has killed it. If the server does not answer, it is told later; one of several
+        servers is not, because the others' partitions would wait."""
         began = math.inf if owned.calls is None else owned.calls.suspects_began
         stalled = owned.stalled or self.loop.stalls.stalled_since(began, self.loop.settings.lease_seconds)
-        withdraw_crash(self.loop.client, self.loop.names, owned, stalled=stalled)
+        withdrawal = Withdrawal.of(owned, stalled=stalled)
+        if withdrawal.digests:
+            self._withdrawals.append(withdrawal)
+            self._withdraw()
+
+    def _withdraw(self) -> None:
+        while self._withdrawals:
+            try:
+                self._withdrawals[0].make(self.loop.client, self.loop.names)
+            except SERVER_ERRORS:
+                if not self.loop.names.is_spread:
+                    return
+            except redis.ResponseError:
+                pass
+            self._withdrawals.pop(0)

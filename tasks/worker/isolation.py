@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 import redis
 
-from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.isolation import IsolatedTry, begin_isolated_try, forgive
+from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
 from celery_partitions.store.scripts import digest_of
 from celery_partitions.worker.batch import Batch, Verdict
@@ -63,12 +63,25 @@ def verdict_on(tried: IsolatedTry, settings: Settings, *, more: int = 0) -> Verd
     return None
 
 
-def withdraw_crash(client: redis.Redis, names: Names, owned: OwnedPartition, *, stalled: bool) -> None:
-    """Take back the death counted for the recorded messages: the partition's lease is lost, but this worker is alive.
+def end_try(client: redis.Redis, names: Names, owned: OwnedPartition) -> None:
+    """Take back the notes of messages that run no more, though no commit has ended their isolation: it was refused, or there was none. Else
+    the death of this worker would count for them, whatever it died of."""
+    if owned.trying and (owned.calls is None or not owned.calls.has_suspects):
+        forgive(client, names, owned.lease, owned.trying, stalled=False)
+        owned.trying = []
 
-    If Redis does not answer, the messages keep one death too many.
-    """
-    digests = owned.trying + ([] if owned.calls is None else owned.calls.noted_by_runs())
-    if digests:
-        with suppress(redis.ResponseError, *SERVER_ERRORS):
-            forgive(client, names, owned.lease, digests, stalled=stalled)
+
+class Withdrawal(NamedTuple):
+    """A death to take back that counts for the recorded messages: their partition's lease is lost, but this worker is alive."""
+
+    lease: Lease
+    digests: list[str]
+    stalled: bool
+
+    @classmethod
+    def of(cls, owned: OwnedPartition, *, stalled: bool) -> Withdrawal:
+        """`stalled`: the whole process had stopped."""
+        return cls(owned.lease, owned.trying + ([] if owned.calls is None else owned.calls.noted_by_runs()), stalled)
+
+    def make(self, client: redis.Redis, names: Names) -> None:
+        forgive(client, names, self.lease, self.digests, stalled=self.stalled)

@@ -28,7 +28,7 @@ from celery_partitions.worker.courier import Courier
 from celery_partitions.worker.due_turns import DueTurns
 from celery_partitions.worker.foreign_consumers import ForeignConsumers
 from celery_partitions.worker.holdings import Holdings
-from celery_partitions.worker.isolation import LeaseLost, alone
+from celery_partitions.worker.isolation import LeaseLost, alone, end_try
 from celery_partitions.worker.listening import idle_partitions, listen
 from celery_partitions.worker.loop_commits import Dropped, LoopCommits
 from celery_partitions.worker.owned import OwnedPartition
@@ -148,6 +148,8 @@ class PartitionLoop(threading.Thread):
                 return
             if self.calls is not None and self.calls.in_flight.abandoned.hold(owned, batch):
                 return
+            if owned.trying:
+                end_try(self.client, self.names, owned)
             if owned.to_isolate or owned.is_searching:
                 batch = one_if_one(alone(self.client, self.names, owned, narrowed(owned, batch), self.settings))
             self.stalls.reset()
