@@ -46,19 +46,22 @@ class LuaScript:
         one of several servers can't be reached. Raises redis-py's other errors. `then`: a command that runs after them in the same round trip;
         its answer comes last."""
         calls = list(calls)
-        answers = self._pipelined(client, calls, then)
-        if any(isinstance(answer, NoScriptError) for answer in answers):
-            client.script_load(self.text)
-            unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        answers = self._pipelined(client, calls, then, "EVALSHA", self.digest)
+        unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
             again = [*unknown, len(calls)] if then else unknown
-            for number, answer in zip(again, self._pipelined(client, [calls[number] for number in unknown], then), strict=True):
+            # All with their text: loaded before, the server might have forgotten it again.
+            for number, answer in zip(again, self._pipelined(client, [calls[number] for number in unknown], then, "EVAL", self.text), strict=True):
                 answers[number] = answer
         return answers
 
-    def _pipelined(self, client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]], then: Sequence[Any]) -> list[Any]:
+    @staticmethod
+    def _pipelined(
+        client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]], then: Sequence[Any], command: str, text: bytes | str
+    ) -> list[Any]:
         with what_there_is(client) as pipe:
             for keys, arguments in calls:
-                pipe.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
+                pipe.execute_command(command, text, len(keys), *keys, *arguments)
             if then:
                 pipe.execute_command(*then)
             return pipe.execute(raise_on_error=False)
