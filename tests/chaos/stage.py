@@ -174,7 +174,8 @@ class Stage:
 
     def share_out(self) -> None:
         """Wait until every partition has an owner, in fair shares. Raises `AssertionError` on a timeout."""
-        self.live.wait_owned(by=len(self.workers.keys() - self.ended), timeout=STUCK_SECONDS)
+        workers = len(self.workers.keys() - self.ended)
+        self.live.wait_owned(by=min(workers, len(self.live.owners())), timeout=STUCK_SECONDS)
 
     def waiting(self) -> list[tuple[int, int, int, int, int]]:
         """The queued, parked, running, delayed and processed counts of each partition; empty if no partition has work."""
