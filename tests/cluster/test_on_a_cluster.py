@@ -33,10 +33,10 @@ def wait_for(live: LiveGroup, key: str, numbers: list[int]) -> None:
 
 
 def test_messages_of_all_partitions_in_order(shared: LiveGroup, key: str) -> None:
-    keys = [f"{key}-{number}" for number in range(20)]
-    shared.send(record, [Step(one, number) for number in range(200) for one in keys])
+    keys = [f"{key}-{number}" for number in range(60)]
+    shared.send(record, [Step(one, number) for number in range(70) for one in keys])
     for one in keys:
-        wait_for(shared, one, list(range(200)))
+        wait_for(shared, one, list(range(70)))
     servers = shared.client
     assert isinstance(servers, Servers)
     assert len({servers.address(shared.names.queue(str(shared.group.topology.partition_of(one)))) for one in keys}) == 3
