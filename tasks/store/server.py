@@ -110,7 +110,7 @@ def _look(client: redis.Redis, info: Mapping[str, Any]) -> list[Finding]:
 
 
 def has_other_databases(client: redis.Redis) -> bool:
-    """Whether there are keys in another database of the server than the client's; True if the server does not tell."""
+    """Whether there are keys in another database of the server than the client's; True if the server does not say."""
     if isinstance(client, Servers):
         return any(has_other_databases(one) for one in client.all().values())
     try:

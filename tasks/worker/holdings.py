@@ -94,8 +94,8 @@ class Holdings:
         self.loop.wake_keeper()
 
     def withdraw_crash(self, owned: OwnedPartition) -> None:
-        """The lease is lost, but this worker is alive: no message has killed it. If the server does not answer, it is told later; one of several
-        servers is not, because the others' partitions would wait."""
+        """The lease is lost, but this worker is alive: no message has killed it. If the server does not answer, this is tried again with the next
+        share of the lease keeper; not where there are several servers, because the others' partitions would wait."""
         began = math.inf if owned.calls is None else owned.calls.suspects_began
         stalled = owned.stalled or self.loop.stalls.stalled_since(began, self.loop.settings.lease_seconds)
         withdrawal = Withdrawal.of(owned, stalled=stalled)
